@@ -1,0 +1,112 @@
+"""`spec.model`: how large the model is (vertical scaling)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from modelscaling.api.base import ApiModel, Count, Decimal, Rule
+from modelscaling.preset import PRESETS
+
+Preset = StrEnum("Preset", {name: name for name in PRESETS})
+
+
+class ModelSpec(ApiModel):
+    """Model is the shape of the decoder that is trained: a preset, or layers, hiddenSize, heads
+    and feedForwardSize. A field beside a preset replaces the preset's value."""
+
+    preset: Preset | None = None
+    """Preset names a public model whose shape is taken; fields given beside it take precedence."""
+
+    layers: Annotated[Count, Field(ge=1, le=1024)] | None = None
+    """Layers is the number of transformer blocks. Parameters, compute and memory grow with it in
+    proportion."""
+
+    hidden_size: Annotated[Count, Field(ge=2, le=131072)] | None = None
+    """HiddenSize is the width of the residual stream, in elements. Parameters grow with its
+    square."""
+
+    heads: Annotated[Count, Field(ge=1, le=1024)] | None = None
+    """Heads is the number of query heads in a layer."""
+
+    kv_heads: Annotated[Count, Field(ge=1, le=1024)] | None = None
+    """KvHeads is the number of key and value heads in a layer (grouped-query attention); it
+    divides heads. Defaults to heads."""
+
+    head_size: Annotated[Count, Field(ge=2, le=1024)] | None = None
+    """HeadSize is the width of one head, in elements; it is even. Defaults to hiddenSize / heads."""
+
+    feed_forward_size: Annotated[Count, Field(ge=1, le=524288)] | None = None
+    """FeedForwardSize is the width of the SwiGLU feed-forward part, in elements."""
+
+    vocabulary_size: Annotated[Count, Field(ge=2, le=1048576)] | None = None
+    """VocabularySize is the number of token ids that the model knows; every id that the tokenizer
+    yields is below it. Defaults to 256 for the Byte tokenizer."""
+
+    context_length: Annotated[Count, Field(ge=2, le=1048576)] | None = None
+    """ContextLength is the length of a training sample, in tokens. The cost of attention grows
+    with its square. Defaults to the preset's, else to 1024."""
+
+    tied_embeddings: bool | None = None
+    """TiedEmbeddings makes the output head share the input embedding's table, which saves
+    vocabularySize × hiddenSize parameters. Defaults to the preset's, else to true."""
+
+    rope_theta: Decimal | None = None
+    """RopeTheta is the base of the rotary position embedding's wavelengths. Defaults to the
+    preset's, else to 10000."""
+
+    rules = (
+        Rule(
+            expression=(
+                "has(self.preset) || (has(self.layers) && has(self.hiddenSize) && has(self.heads) "
+                "&& has(self.feedForwardSize))"
+            ),
+            message=(
+                "'model needs a size; set preset, or all of layers, hiddenSize, heads and "
+                "feedForwardSize'"
+            ),
+            field="",
+        ),
+        Rule(
+            expression="!has(self.heads) || !has(self.kvHeads) || self.heads % self.kvHeads == 0",
+            message=(
+                "'heads=' + string(self.heads) + ' is not divisible by kvHeads=' + "
+                "string(self.kvHeads) + '; set kvHeads to a divisor of ' + string(self.heads)"
+            ),
+            field="kvHeads",
+        ),
+        Rule(
+            expression=(
+                "has(self.headSize) || has(self.preset) || !has(self.heads) || "
+                "!has(self.hiddenSize) || self.hiddenSize % self.heads == 0"
+            ),
+            message=(
+                "'hiddenSize=' + string(self.hiddenSize) + ' is not divisible by heads=' + "
+                "string(self.heads) + '; set heads to a divisor of ' + string(self.hiddenSize) + "
+                "', or set headSize'"
+            ),
+            field="hiddenSize",
+        ),
+        Rule(
+            expression="!has(self.headSize) || self.headSize % 2 == 0",
+            message=(
+                "'headSize=' + string(self.headSize) + ' is odd; rotary embeddings turn pairs of "
+                "elements, make it even'"
+            ),
+            field="headSize",
+        ),
+        Rule(
+            expression=(
+                "has(self.headSize) || has(self.preset) || !has(self.heads) || "
+                "!has(self.hiddenSize) || self.hiddenSize % self.heads != 0 || "
+                "(self.hiddenSize / self.heads) % 2 == 0"
+            ),
+            message=(
+                "'hiddenSize=' + string(self.hiddenSize) + ' / heads=' + string(self.heads) + "
+                "' is an odd head size; rotary embeddings turn pairs of elements, change either'"
+            ),
+            field="hiddenSize",
+        ),
+    )

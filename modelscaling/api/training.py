@@ -1,0 +1,150 @@
+"""`spec.training`: how long and with which optimizer settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from modelscaling.api.base import ApiModel, Count, Decimal, Quantity, Rule, quantity_rule
+
+
+class Precision(StrEnum):
+    """The number format of the matrix products."""
+
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+
+
+class ScheduleShape(StrEnum):
+    """How the learning rate falls after warm-up."""
+
+    COSINE = "Cosine"
+    WARMUP_STABLE_DECAY = "WarmupStableDecay"
+
+
+class CompileMode(StrEnum):
+    """When torch.compile is used."""
+
+    AUTO = "Auto"
+    ALWAYS = "Always"
+    NEVER = "Never"
+
+
+class ScheduleSpec(ApiModel):
+    """Schedule is the course of the learning rate: a linear warm-up to training.learningRate,
+    then a fall to minimumFraction of it."""
+
+    shape: ScheduleShape = ScheduleShape.COSINE
+    """Shape is Cosine (falls from the end of the warm-up to the last step) or WarmupStableDecay
+    (stays, then falls linearly over the last decayFraction of the steps)."""
+
+    warmup_steps: Annotated[Count, Field(ge=0, le=1_000_000)] = 20
+    """WarmupSteps is the number of steps in which the rate rises from 0, linearly."""
+
+    decay_fraction: Decimal = "0.2"
+    """DecayFraction is the part of all steps, from 0 to 1, in which WarmupStableDecay falls."""
+
+    minimum_fraction: Decimal = "0.1"
+    """MinimumFraction is the rate at the last step, as a fraction of learningRate, from 0 to 1."""
+
+    rules = (
+        Rule(
+            expression="double(self.decayFraction) <= 1.0",
+            message="'decayFraction=' + self.decayFraction + ' is above 1; it is a part of all steps'",
+            field="decayFraction",
+        ),
+        Rule(
+            expression="double(self.minimumFraction) <= 1.0",
+            message=(
+                "'minimumFraction=' + self.minimumFraction + ' is above 1; it is a part of "
+                "learningRate'"
+            ),
+            field="minimumFraction",
+        ),
+    )
+
+
+class TrainingSpec(ApiModel):
+    """Training is how long the model is trained and with which optimizer settings (AdamW)."""
+
+    tokens: Quantity
+    """Tokens is how many tokens the run trains on, as an integer or with the suffix k, M, B or T.
+    The number of steps is tokens / (globalBatchSize × contextLength), rounded up."""
+
+    global_batch_size: Annotated[Count, Field(ge=1, le=1_048_576)]
+    """GlobalBatchSize is the number of samples in one optimizer step, over all processes. It does
+    not change with the number of replicas, and is divisible by the data-parallel size."""
+
+    micro_batch_size: Annotated[Count, Field(ge=1, le=65536)] | None = None
+    """MicroBatchSize is the number of samples that a process computes at once; the rest of its
+    part of the global batch is accumulated. Less takes less memory. Defaults to the process'
+    whole part where that is at most 16384 tokens, else to the largest divisor that is."""
+
+    learning_rate: Decimal = "3e-4"
+    """LearningRate is the peak learning rate."""
+
+    schedule: ScheduleSpec = ScheduleSpec()
+    """Schedule is the course of the learning rate."""
+
+    weight_decay: Decimal = "0.1"
+    """WeightDecay is AdamW's decoupled decay; it applies to matrices, not to norms."""
+
+    beta1: Decimal = "0.9"
+    """Beta1 is the decay of AdamW's first moment, below 1."""
+
+    beta2: Decimal = "0.95"
+    """Beta2 is the decay of AdamW's second moment, below 1."""
+
+    epsilon: Decimal = "1e-8"
+    """Epsilon is added to AdamW's denominator."""
+
+    gradient_clip_norm: Decimal = "1.0"
+    """GradientClipNorm is the largest norm of the gradient over the full model; a larger gradient
+    is scaled down to it. 0 turns clipping off."""
+
+    precision: Precision = Precision.BFLOAT16
+    """Precision is the number format of the matrix products: BFloat16 (with master weights in
+    Float32) or Float32."""
+
+    seed: Annotated[Count, Field(ge=0, le=2**31 - 1)] = 0
+    """Seed fixes the initial weights and the order of the samples."""
+
+    compile: CompileMode = CompileMode.AUTO
+    """Compile says when torch.compile is used: Auto (where the run is long enough to earn back
+    the compiler's time), Always or Never."""
+
+    validate_every_steps: Annotated[Count, Field(ge=0, le=1_000_000)] = 100
+    """ValidateEverySteps is how often the validation loss is measured, and at the end; 0 never
+    measures it."""
+
+    rules = (
+        quantity_rule("tokens"),
+        Rule(
+            expression="double(self.learningRate) > 0.0",
+            message="'learningRate=' + self.learningRate + ' must be above 0, such as \"3e-4\"'",
+            field="learningRate",
+        ),
+        Rule(
+            expression="double(self.beta1) < 1.0",
+            message="'beta1=' + self.beta1 + ' must be below 1, such as \"0.9\"'",
+            field="beta1",
+        ),
+        Rule(
+            expression="double(self.beta2) < 1.0",
+            message="'beta2=' + self.beta2 + ' must be below 1, such as \"0.95\"'",
+            field="beta2",
+        ),
+        Rule(
+            expression=(
+                "!has(self.microBatchSize) || self.globalBatchSize % self.microBatchSize == 0"
+            ),
+            message=(
+                "'globalBatchSize=' + string(self.globalBatchSize) + ' is not divisible by "
+                "microBatchSize=' + string(self.microBatchSize) + '; set microBatchSize to a "
+                "divisor'"
+            ),
+            field="microBatchSize",
+        ),
+    )

@@ -1,0 +1,87 @@
+"""The resolved run: every number that the trainer needs, with nothing left to default or derive.
+
+`modelscaling.resolve` makes it from a ModelScaling's spec. It is the only thing about the spec
+that a pod ever sees, so the same run on a laptop and on a cluster is the same value.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelscaling.api.data import BuiltInTokenizer, TokenizerFile
+from modelscaling.api.training import CompileMode, Precision, ScheduleShape
+from modelscaling.shape import ModelShape
+
+
+class Message(BaseModel):
+    """The base of what is written as JSON between processes; unknown fields of a newer version
+    are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class DataConfiguration(Message):
+    """What is read, and as which tokens."""
+
+    path: str
+    """Glob of the text files."""
+    tokenizer: BuiltInTokenizer | TokenizerFile
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
+
+
+class OptimizerConfiguration(Message):
+    """AdamW and the course of its learning rate; steps count from 0."""
+
+    learning_rate: float
+    schedule: ScheduleShape
+    warmup_steps: int
+    decay_steps: int
+    """Steps of the final fall; for Cosine all steps after the warm-up."""
+    minimum_learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    gradient_clip_norm: float
+    """0 where the gradient is not clipped."""
+
+
+class TrainingConfiguration(Message):
+    """How long and in which portions."""
+
+    total_steps: int
+    global_batch_size: int
+    """Samples in one step, over all processes."""
+    micro_batch_size: int | None
+    """Samples that a process computes at once; None lets the trainer choose."""
+    precision: Precision
+    seed: int
+    compile: CompileMode
+    validate_every_steps: int
+    """0 where the validation loss is never measured."""
+
+
+class CheckpointConfiguration(Message):
+    """How often the run is saved; where is the agent's to know."""
+
+    every_steps: int
+    keep: int
+
+
+class RunConfiguration(Message):
+    """One run, ready to be trained."""
+
+    schema_version: Literal[1] = 1
+    model: ModelShape
+    data: DataConfiguration
+    training: TrainingConfiguration
+    optimizer: OptimizerConfiguration
+    checkpoint: CheckpointConfiguration | None
+    """None where the run keeps no checkpoints."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens in one global batch."""
+        return self.training.global_batch_size * self.model.context_length

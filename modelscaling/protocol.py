@@ -1,0 +1,192 @@
+"""What operator and agents say to each other, and how each message is authenticated.
+
+Every pod of a run has one agent, which serves HTTP on `AGENT_PORT` of its pod's address:
+
+| request | body | answer |
+|---|---|---|
+| `GET /healthz`, `GET /metrics` | – | open to anybody |
+| `GET /v1/status` | – | `AgentStatus` |
+| `GET /v1/store?generation=N` | – | `StoreAddress`, 404 until it is known (from the first member) |
+| `POST /v1/group` | `GroupAssignment` | 202; 409 with `AgentStatus` if the number is not newer |
+| `POST /v1/stop` | `StopRequest` | 202; 409 with `AgentStatus` if the number is older |
+
+The operator alone decides who is in the group; each decision has a number, the generation, that
+only grows. An agent obeys the newest number it has seen and turns older ones away. Requests
+below `/v1` carry an HMAC over method, path and body, keyed by the run's own Secret, so that a
+pod of another run can neither steer nor read it; a replayed message has an old number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from enum import StrEnum
+
+from modelscaling.configuration import Message, RunConfiguration
+from modelscaling.exit_code import ExitCode
+from modelscaling.mesh import Mesh
+
+AGENT_PORT = 9400
+AGENT_PORT_NAME = "metrics"
+
+SIGNATURE_HEADER = "X-ModelScaling-Signature"
+
+CONFIGURATION_FILE = "/etc/modelscaling/run/run.json"
+"""Where a pod finds the RunConfiguration that it warms up with (the run's ConfigMap)."""
+KEY_FILE = "/etc/modelscaling/key/key"
+"""Where a pod finds the key of its run (the run's Secret)."""
+CHECKPOINT_MOUNT = "/var/lib/modelscaling/checkpoints"
+"""Where a pod finds the run's own directory on the checkpoint volume."""
+SCRATCH_MOUNT = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
+"""Where a pod may write what need not outlive it: token caches, compiler caches."""
+
+
+class AgentEnvironment(StrEnum):
+    """Environment variables that tell an agent who it is."""
+
+    NAMESPACE = "MODELSCALING_NAMESPACE"
+    NAME = "MODELSCALING_NAME"
+    RUN_UID = "MODELSCALING_RUN_UID"
+    INDEX = "MODELSCALING_INDEX"
+    PROCESSES = "MODELSCALING_PROCESSES"
+    ADDRESS = "MODELSCALING_ADDRESS"
+    """The pod's own address (status.podIP)."""
+
+
+def sign(key: bytes, *, method: str, path: str, body: bytes) -> str:
+    """Return the signature of a request; `path` includes the query string."""
+    signed = b"\n".join([method.encode(), path.encode(), body])
+    return hmac.new(key, signed, hashlib.sha256).hexdigest()
+
+
+def is_signed(key: bytes, signature: str | None, *, method: str, path: str, body: bytes) -> bool:
+    """Whether `signature` is the request's own, compared in constant time."""
+    expected = sign(key, method=method, path=path, body=body)
+    return signature is not None and hmac.compare_digest(expected, signature)
+
+
+class Member(Message):
+    """A pod in a group."""
+
+    index: int
+    address: str
+    """The pod's IP address."""
+    processes: int
+
+
+class GroupAssignment(Message):
+    """The decision who trains together, on which mesh and what; ranks follow the members'
+    order."""
+
+    run_uid: str
+    generation: int
+    members: tuple[Member, ...]
+    mesh: Mesh
+    configuration: RunConfiguration
+
+    def digest(self) -> str:
+        """Return a digest of all but the number: two assignments with equal digests are the same
+        group, doing the same work."""
+        content = self.model_dump_json(exclude={"generation"})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+class StopMode(StrEnum):
+    """What an agent does when it is told to stop."""
+
+    SUSPEND = "Suspend"
+    """Save at a step boundary, then exit with INTERRUPTED."""
+    RELEASE = "Release"
+    """Save at a step boundary, then exit with DONE: the pod is no longer a part of the run."""
+
+
+class StopRequest(Message):
+    """Ask the group to end at a step boundary that all its ranks agree on."""
+
+    run_uid: str
+    generation: int
+    mode: StopMode
+
+
+class StoreAddress(Message):
+    """Where the processes of a group meet: the TCP store of its first rank."""
+
+    generation: int
+    port: int
+
+
+class AgentState(StrEnum):
+    """What an agent is doing."""
+
+    STARTING = "Starting"
+    """Its workers import torch and open the data."""
+    WARM = "Warm"
+    """Its workers wait for a group: at first, or after the last one broke."""
+    FORMING = "Forming"
+    """Its workers meet the group's others and load the state."""
+    TRAINING = "Training"
+    STOPPING = "Stopping"
+    """Its workers save at a step boundary and end."""
+    ENDED = "Ended"
+    """Complete, released or failed; the process exits with `exit_code`."""
+
+
+class Progress(Message):
+    """How far a run is, as rank 0 knows it."""
+
+    step: int
+    """Optimizer steps done."""
+    total_steps: int
+    tokens: int
+    """Tokens trained on so far, over the whole run."""
+    sample_digest: str
+    """Rolling digest of the sample numbers of every global batch so far; the same on every
+    mesh."""
+    loss: float | None = None
+    """Mean loss of the last step's global batch, nats a token."""
+    validation_loss: float | None = None
+    step_seconds: float | None = None
+    """Wall time of the last step."""
+    tokens_per_second: float | None = None
+    """Over the last steps."""
+    mfu_ratio: float | None = None
+    """Model FLOPs utilisation with FLOPs as PaLM counts them, 0 to 1."""
+    goodput_ratio: float | None = None
+    """Time in useful steps ÷ wall time since the run's first group formed, 0 to 1."""
+    checkpoint_step: int | None = None
+    """The step of the newest complete checkpoint."""
+
+
+class Failure(Message):
+    """Why an agent or its group stopped."""
+
+    exit_code: ExitCode
+    reason: str
+    """One word in CamelCase, such as NoData."""
+    message: str
+    """A sentence for people: the culprit, what was expected, the fix."""
+    rank: int | None = None
+
+
+class AgentStatus(Message):
+    """What an agent says of itself."""
+
+    run_uid: str
+    index: int
+    state: AgentState
+    generation: int = 0
+    """The newest number that the agent has obeyed; 0 before the first."""
+    assignment_digest: str | None = None
+    """The digest of that number's assignment."""
+    progress: Progress | None = None
+    """Only from the agent of rank 0."""
+    failure: Failure | None = None
+    """Why the last group broke, or why the agent ended."""
+
+
+class TerminationReport(Message):
+    """What an agent leaves behind in its container's termination message (at most 4096 bytes)."""
+
+    generation: int
+    progress: Progress | None = None
+    failure: Failure | None = None
