@@ -17,7 +17,8 @@ from modelscaling.shape import ModelShape
 
 class Message(BaseModel):
     """The base of what is written as JSON between processes; unknown fields of a newer version
-    are ignored."""
+    are ignored.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 

@@ -47,7 +47,7 @@ class Mesh:
         if not 0 <= rank < self.size:
             raise ValueError(f"rank={rank} is not in a mesh of {self.size} processes")
         coordinates: dict[str, int] = {}
-        for axis, size in reversed(self.sizes().items()):
+        for axis, size in reversed(list(self.sizes().items())):
             rank, coordinates[axis] = divmod(rank, size)
         return dict(reversed(coordinates.items()))
 
@@ -60,9 +60,7 @@ class Mesh:
 
     def __str__(self) -> str:
         """Return the axes above 1 in short, such as `dp4`; a single process is `single`."""
-        parts = [
-            f"{_SHORT[axis]}{size}" for axis, size in self.sizes().items() if size > 1
-        ]
+        parts = [f"{_SHORT[axis]}{size}" for axis, size in self.sizes().items() if size > 1]
         return "×".join(parts) or "single"
 
 

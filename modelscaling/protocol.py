@@ -76,7 +76,8 @@ class Member(Message):
 
 class GroupAssignment(Message):
     """The decision who trains together, on which mesh and what; ranks follow the members'
-    order."""
+    order.
+    """
 
     run_uid: str
     generation: int
@@ -86,7 +87,8 @@ class GroupAssignment(Message):
 
     def digest(self) -> str:
         """Return a digest of all but the number: two assignments with equal digests are the same
-        group, doing the same work."""
+        group, doing the same work.
+        """
         content = self.model_dump_json(exclude={"generation"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

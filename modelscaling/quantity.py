@@ -32,7 +32,12 @@ def parse_quantity(value: int | str) -> int:
 
 def format_quantity(count: int) -> str:
     """Return a count in three significant digits, for people: 25_371_648 is `25.4M`."""
-    for suffix, unit in reversed(_SUFFIXES.items()):
-        if count >= unit and suffix:
-            return f"{count / unit:.3g}{suffix}" if count < 999.5 * unit else f"{count // unit}{suffix}"
-    return str(count)
+    rounded = int(float(f"{count:.3g}"))
+    suffix, unit = next(
+        ((suffix, unit) for suffix, unit in reversed(_SUFFIXES.items()) if rounded >= unit),
+        ("", 1),
+    )
+    # From 1000 of the largest unit on, "%g" would switch to an exponent.
+    return (
+        f"{rounded / unit:.3g}{suffix}" if rounded < 1000 * unit else f"{rounded // unit}{suffix}"
+    )

@@ -8,7 +8,7 @@ same text (`modelscaling.api.validation`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -28,12 +28,38 @@ class Rule:
     """The field that the error is reported at, relative to the type; empty for the type itself."""
 
 
+def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Add the type's rules to its JSON schema, in the form that a CRD carries."""
+    assert issubclass(model, ApiModel)
+    validations = [
+        {
+            "rule": rule.expression,
+            "messageExpression": rule.message,
+            "reason": "FieldValueInvalid",
+            **({"fieldPath": f".{rule.field}"} if rule.field else {}),
+        }
+        for rule in model.rules
+    ]
+    validations += [
+        {
+            "rule": f"self.{field} == oldSelf.{field}",
+            "message": f"{field} cannot be changed; {instead}",
+            "reason": "FieldValueForbidden",
+            "fieldPath": f".{field}",
+        }
+        for field, instead in model.immutable
+    ]
+    if validations:
+        schema["x-kubernetes-validations"] = validations
+
+
 class ApiModel(BaseModel):
     """The base of every type of the API."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
         extra="forbid",
+        json_schema_extra=_with_rules,
         frozen=True,
         populate_by_name=True,
         use_attribute_docstrings=True,
@@ -51,7 +77,8 @@ Count = Annotated[int, Field(strict=True)]
 """A plain integer; a quoted number is refused, as the API server refuses it."""
 
 Quantity = Annotated[
-    int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True}, union_mode="left_to_right")
+    int | str,
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}, union_mode="left_to_right"),
 ]
 """An integer, or a string with the suffix k, M, B or T."""
 

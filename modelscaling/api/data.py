@@ -12,7 +12,8 @@ from modelscaling.api.base import ApiModel, Decimal, Rule
 
 class TextSource(ApiModel):
     """Text is files whose text is joined, in the order of their paths, into one stream of
-    tokens."""
+    tokens.
+    """
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     """Path is a glob inside the pod, where ** stands for any number of directories: .jsonl (the

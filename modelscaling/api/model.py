@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from modelscaling.api.base import ApiModel, Count, Decimal, Rule
 from modelscaling.preset import PRESETS
 
-Preset = StrEnum("Preset", {name: name for name in PRESETS})
+
+def _known_preset(name: str) -> str:
+    if name not in PRESETS:
+        raise ValueError(
+            f"expected one of {', '.join(PRESETS)}; for another shape set layers, hiddenSize, "
+            f"heads and feedForwardSize"
+        )
+    return name
+
+
+Preset = Annotated[
+    str, AfterValidator(_known_preset), Field(json_schema_extra={"enum": [*PRESETS]})
+]
+"""The name of a public model."""
 
 
 class ModelSpec(ApiModel):
     """Model is the shape of the decoder that is trained: a preset, or layers, hiddenSize, heads
-    and feedForwardSize. A field beside a preset replaces the preset's value."""
+    and feedForwardSize. A field beside a preset replaces the preset's value.
+    """
 
     preset: Preset | None = None
     """Preset names a public model whose shape is taken; fields given beside it take precedence."""
@@ -36,7 +49,8 @@ class ModelSpec(ApiModel):
     divides heads. Defaults to heads."""
 
     head_size: Annotated[Count, Field(ge=2, le=1024)] | None = None
-    """HeadSize is the width of one head, in elements; it is even. Defaults to hiddenSize / heads."""
+    """HeadSize is the width of one head, in elements; it is even. Defaults to hiddenSize /
+    heads."""
 
     feed_forward_size: Annotated[Count, Field(ge=1, le=524288)] | None = None
     """FeedForwardSize is the width of the SwiGLU feed-forward part, in elements."""

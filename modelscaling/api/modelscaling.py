@@ -26,7 +26,8 @@ NAME_MAX_LENGTH = 56
 
 class ModelScalingSpec(ApiModel):
     """Spec is the run as it is wished: the model's size, the number of replicas, the parallelism,
-    the data and the training."""
+    the data and the training.
+    """
 
     model: ModelSpec
     """Model is the shape of the decoder that is trained. It cannot be changed yet."""
@@ -53,7 +54,7 @@ class ModelScalingSpec(ApiModel):
 
     template: Annotated[
         dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
-    ] = {}
+    ] = Field(default_factory=dict)
     """Template is a pod template that is merged into the run's pods as a strategic merge patch:
     the container `trainer` is the run's own, so image, resources, env and volumeMounts go there;
     nodeSelector, tolerations, volumes and further containers beside it."""
@@ -76,9 +77,9 @@ class ModelScalingSpec(ApiModel):
     rules = (
         Rule(
             expression=(
-                "!has(self.parallelism) || !has(self.parallelism.dataReplicate) || "
-                "self.replicas == 0 || self.parallelism.dataReplicate == "
-                "self.replicas * self.processesPerReplica"
+                "self.parallelism.strategy != 'Custom' || "
+                "!has(self.parallelism.dataReplicate) || self.replicas == 0 || "
+                "self.parallelism.dataReplicate == self.replicas * self.processesPerReplica"
             ),
             message=(
                 "'parallelism.dataReplicate=' + string(self.parallelism.dataReplicate) + ' must "

@@ -19,7 +19,8 @@ class ParallelismStrategy(StrEnum):
 
 class ParallelismSpec(ApiModel):
     """Parallelism is the device mesh: how replicas × processesPerReplica processes share the
-    work."""
+    work.
+    """
 
     strategy: ParallelismStrategy = ParallelismStrategy.AUTO
     """Strategy is Auto (the operator chooses a mesh that fits, and says why in status.plan) or

@@ -34,7 +34,8 @@ class CompileMode(StrEnum):
 
 class ScheduleSpec(ApiModel):
     """Schedule is the course of the learning rate: a linear warm-up to training.learningRate,
-    then a fall to minimumFraction of it."""
+    then a fall to minimumFraction of it.
+    """
 
     shape: ScheduleShape = ScheduleShape.COSINE
     """Shape is Cosine (falls from the end of the warm-up to the last step) or WarmupStableDecay
@@ -52,7 +53,9 @@ class ScheduleSpec(ApiModel):
     rules = (
         Rule(
             expression="double(self.decayFraction) <= 1.0",
-            message="'decayFraction=' + self.decayFraction + ' is above 1; it is a part of all steps'",
+            message=(
+                "'decayFraction=' + self.decayFraction + ' is above 1; it is a part of all steps'"
+            ),
             field="decayFraction",
         ),
         Rule(

@@ -57,6 +57,10 @@ def _problem(detail: Any) -> Problem:  # noqa: ANN401 - pydantic's TypedDict dif
             return Problem(field=field, message="is required; set it")
         case "extra_forbidden":
             return Problem(field=field, message="is not a field of the API; remove or correct it")
+        case "value_error":
+            return Problem(
+                field=field, message=f"{detail['input']!r} is not valid: {detail['ctx']['error']}"
+            )
     message = detail["msg"][0].lower() + detail["msg"][1:]
     return Problem(field=field, message=f"{detail['input']!r} is not valid: {message}")
 
