@@ -1,0 +1,129 @@
+"""The demo: install the chart, train a model on the cluster, show the numbers.
+
+`make demo` runs it. With KUBECONFIG set it uses that cluster (and PROMETHEUS_URL, if that is
+set, for the picture); else the devcluster, which `make demo` has started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from demo.kubectl import Cluster
+from demo.picture import Period, draw
+
+_ROOT = Path(__file__).parent.parent
+_EXAMPLE = _ROOT / "examples/stdlib-3m.yaml"
+_NAMESPACE = "demo"
+_NAME = "stdlib-3m"
+_RELEASE = "modelscaling"
+_RELEASE_NAMESPACE = "modelscaling-system"
+_POLL_S = 0.5
+_DEADLINE_S = 1800
+_PICTURE = _ROOT / ".demo/stdlib-3m.png"
+
+
+def main() -> int:
+    """Run the demo; the exit code is 0 when the run is complete."""
+    cluster = _cluster()
+    _install(cluster)
+    started = _apply(cluster)
+    state = _watch(cluster, started)
+    if state == "Complete" and cluster.prometheus:
+        # One more scrape, so that the last step is in the picture.
+        period = Period(start=started, end=time.time() + 1)
+        draw(cluster.prometheus, namespace=_NAMESPACE, name=_NAME, period=period, file=_PICTURE)
+    _say_where_to_look(cluster)
+    return 0 if state == "Complete" else 1
+
+
+def _cluster() -> Cluster:
+    own = os.environ.get("KUBECONFIG")
+    if own:
+        return Cluster(
+            kubeconfig=Path(own), binaries=None, prometheus=os.environ.get("PROMETHEUS_URL")
+        )
+    home = _ROOT / ".cluster"
+    return Cluster(
+        kubeconfig=home / "kubeconfig",
+        binaries=home / "bin",
+        prometheus="http://127.0.0.1:9090",
+    )
+
+
+def _install(cluster: Cluster) -> None:
+    _say("helm: installing the operator")
+    values = [] if cluster.binaries is None else ["--values", str(_ROOT / "devcluster/values.yaml")]
+    cluster.run(
+        "helm",
+        *("upgrade", "--install", _RELEASE, str(_ROOT / "charts/modelscaling")),
+        *("--namespace", _RELEASE_NAMESPACE, "--create-namespace"),
+        *values,
+        *("--wait", "--timeout", "120s"),
+    )
+
+
+def _apply(cluster: Cluster) -> float:
+    """Apply the example anew and return the time."""
+    namespace = f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {_NAMESPACE}}}\n"
+    cluster.run("kubectl", "apply", "--filename=-", stdin=namespace)
+    cluster.run(
+        "kubectl",
+        *("delete", "modelscaling", _NAME, "--namespace", _NAMESPACE),
+        *("--ignore-not-found", "--timeout=120s"),
+    )
+    _say(f"kubectl apply --namespace {_NAMESPACE} --filename {_EXAMPLE.relative_to(_ROOT)}")
+    cluster.run("kubectl", "apply", "--namespace", _NAMESPACE, f"--filename={_EXAMPLE}")
+    return time.time()
+
+
+def _watch(cluster: Cluster, started: float) -> str:
+    """Print the run's course until it ends, and return its last state."""
+    shown: tuple[object, ...] = ()
+    first_step_shown = False
+    while time.time() < started + _DEADLINE_S:
+        status = cluster.get("modelscaling", _NAME, f"--namespace={_NAMESPACE}").get("status", {})
+        progress = status.get("progress", {})
+        state = str(status.get("state", "Pending"))
+        if progress.get("step") and not first_step_shown:
+            first_step_shown = True
+            _say(f"first step seen {time.time() - started:.1f} s after apply")
+        row = (state, progress.get("step"), progress.get("totalSteps"))
+        if row != shown:
+            shown = row
+            _say(
+                f"{state:<10} step {progress.get('step', 0):>5}/{progress.get('totalSteps', '?')}"
+                f"  loss {progress.get('loss', '-'):>7}"
+                f"  tokens/s {progress.get('tokensPerSecond', '-'):>7}"
+                f"  MFU {progress.get('mfuPercent', '-'):>5} %"
+            )
+        if state in {"Complete", "Failed"}:
+            return state
+        time.sleep(_POLL_S)
+    _say(f"the run did not end within {_DEADLINE_S} s")
+    return state
+
+
+def _say_where_to_look(cluster: Cluster) -> None:
+    sys.stdout.write(cluster.run("kubectl", "get", "modelscalings", f"--namespace={_NAMESPACE}"))
+    if cluster.binaries is None:
+        return
+    sys.stdout.write(
+        f"\nLook around:\n"
+        f"  export KUBECONFIG={cluster.kubeconfig} PATH={cluster.binaries}:$PATH\n"
+        f"  kubectl --namespace {_NAMESPACE} describe modelscaling {_NAME}\n"
+        f"  Prometheus: {cluster.prometheus}/graph?g0.expr=modelscaling_loss\n"
+        f"  picture:    {_PICTURE}\n"
+        f"Remove everything: make demo-down\n"
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""kubectl and helm as the demo calls them: the ones of the devcluster, or those on PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_COMMAND_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A cluster to run the demo on."""
+
+    kubeconfig: Path
+    binaries: Path | None
+    """Where kubectl and helm are; None for those on PATH."""
+    prometheus: str | None
+    """Address of the Prometheus that scrapes the cluster; None if there is none to ask."""
+
+    def run(self, tool: str, *arguments: str, stdin: str | None = None) -> str:
+        """Run a tool to its end and return what it printed; its errors go to the terminal."""
+        result = subprocess.run(
+            [self._path(tool), *arguments],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=_COMMAND_TIMEOUT_S,
+            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+        )
+        return result.stdout
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """Return a Kubernetes object as its JSON; empty if there is none."""
+        text = self.run("kubectl", "get", *arguments, "--ignore-not-found", "--output=json")
+        content: dict[str, Any] = json.loads(text or "{}")
+        return content
+
+    def _path(self, tool: str) -> str:
+        found = shutil.which(tool, path=str(self.binaries) if self.binaries else None)
+        if found is None:
+            raise FileNotFoundError(
+                f"{tool} is not in {self.binaries or 'PATH'}; install it, or unset KUBECONFIG to "
+                f"let `make demo` start a cluster of its own"
+            )
+        return found
