@@ -1,0 +1,33 @@
+"""Why training ended before its time; one class for each reaction of the caller."""
+
+from __future__ import annotations
+
+
+class ConfigurationError(Exception):
+    """The run cannot work as it is declared; a retry is pointless (exit code 78)."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Take one word in CamelCase, such as NoData, and a sentence for people."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class DivergedError(Exception):
+    """The loss or the gradient was not finite (exit code 65). Nothing was saved since."""
+
+    def __init__(self, message: str) -> None:
+        """Take a sentence for people."""
+        super().__init__(message)
+        self.message = message
+
+
+class GroupLostError(Exception):
+    """A peer or the group's store is gone. The process keeps the state of its last complete
+    optimizer step, and can join another group.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Take a sentence for people."""
+        super().__init__(message)
+        self.message = message

@@ -1,0 +1,35 @@
+"""A process' place in a group: who it is, on which mesh, and where the group meets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelscaling.mesh import Mesh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One process' place in one group."""
+
+    generation: int
+    """The number of the decision that made the group; groups with different numbers never mix."""
+    mesh: Mesh
+    rank: int
+    local_rank: int
+    """Which of its pod's processes, and so which device."""
+    store_host: str
+    """Where rank 0 hosts the group's TCP store."""
+    store_port: int | None
+    """None for rank 0, which binds a free port and tells it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a place that the mesh does not have, and a store that nobody can find."""
+        if not 0 <= self.rank < self.mesh.size:
+            raise ValueError(f"rank={self.rank} is not in a mesh of {self.mesh.size} processes")
+        if (self.store_port is None) != (self.rank == 0):
+            raise ValueError(
+                f"store_port={self.store_port} at rank {self.rank}: rank 0 hosts the store and "
+                f"takes None, all others need its port"
+            )
