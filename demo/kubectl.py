@@ -7,10 +7,16 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _COMMAND_TIMEOUT_S = 300
+
+
+class ToolError(RuntimeError):
+    """A tool that failed; the message is what it said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +30,18 @@ class Cluster:
     """Address of the Prometheus that scrapes the cluster; None if there is none to ask."""
 
     def run(self, tool: str, *arguments: str, stdin: str | None = None) -> str:
-        """Run a tool to its end and return what it printed; its errors go to the terminal."""
+        """Run a tool to its end and return what it printed; `ToolError` if it fails."""
         result = subprocess.run(
             [self._path(tool), *arguments],
             input=stdin,
-            stdout=subprocess.PIPE,
+            capture_output=True,
             text=True,
-            check=True,
+            check=False,
             timeout=_COMMAND_TIMEOUT_S,
             env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
         )
+        if result.returncode:
+            raise ToolError(f"{tool} {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout
 
     def get(self, *arguments: str) -> dict[str, Any]:

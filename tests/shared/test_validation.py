@@ -5,99 +5,14 @@ from typing import Any
 import pytest
 
 from modelscaling.api.validation import InvalidSpecError, parse_spec
-from tests.shared.spec import make_spec
+from tests.shared.spec import BROKEN_RULES, make_spec
 
 
 def test_a_small_spec_is_legal() -> None:
     assert parse_spec(make_spec()).model.layers == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "field", "message"),
-    [
-        pytest.param(
-            {"model__kvHeads": 3},
-            "spec.model.kvHeads",
-            "heads=4 is not divisible by kvHeads=3; set kvHeads to a divisor of 4",
-            id="heads not divisible by kvHeads",
-        ),
-        pytest.param(
-            {"model__heads": 5},
-            "spec.model.hiddenSize",
-            "hiddenSize=64 is not divisible by heads=5; set heads to a divisor of 64, or set "
-            "headSize",
-            id="hiddenSize not divisible by heads",
-        ),
-        pytest.param(
-            {"model__hiddenSize": 60},
-            "spec.model.hiddenSize",
-            "hiddenSize=60 / heads=4 is an odd head size; rotary embeddings turn pairs of "
-            "elements, change either",
-            id="an odd head size by division",
-        ),
-        pytest.param(
-            {"model__headSize": 33},
-            "spec.model.headSize",
-            "headSize=33 is odd; rotary embeddings turn pairs of elements, make it even",
-            id="an odd head size by name",
-        ),
-        pytest.param(
-            {"model__layers": None},
-            "spec.model",
-            "model needs a size; set preset, or all of layers, hiddenSize, heads and "
-            "feedForwardSize",
-            id="no size",
-        ),
-        pytest.param(
-            {"training__tokens": "200X"},
-            "spec.training.tokens",
-            "tokens=200X is not a quantity; write a positive integer or a number with the suffix "
-            "k, M, B or T, such as 200M",
-            id="a quantity with an unknown suffix",
-        ),
-        pytest.param(
-            {"training__tokens": 0},
-            "spec.training.tokens",
-            "tokens=0 is not a quantity; write a positive integer or a number with the suffix "
-            "k, M, B or T, such as 200M",
-            id="no tokens",
-        ),
-        pytest.param(
-            {"training__learningRate": "0.0"},
-            "spec.training.learningRate",
-            'learningRate=0.0 must be above 0, such as "3e-4"',
-            id="a learning rate of zero",
-        ),
-        pytest.param(
-            {"training__microBatchSize": 3},
-            "spec.training.microBatchSize",
-            "globalBatchSize=8 is not divisible by microBatchSize=3; set microBatchSize to a "
-            "divisor",
-            id="a micro batch that does not divide",
-        ),
-        pytest.param(
-            {"data__validationFraction": "0.9"},
-            "spec.data.validationFraction",
-            "validationFraction=0.9 is above 0.5; the held-out part must leave most of the data "
-            "to train on",
-            id="almost all held out",
-        ),
-        pytest.param(
-            {"parallelism": {"dataReplicate": 2}},
-            "spec.parallelism.dataReplicate",
-            "dataReplicate=2 is given but strategy is Auto; set strategy to Custom, or remove "
-            "dataReplicate",
-            id="an axis without Custom",
-        ),
-        pytest.param(
-            {"parallelism": {"strategy": "Custom", "dataReplicate": 2}},
-            "spec.parallelism",
-            "parallelism.dataReplicate=2 must equal replicas=1 × processesPerReplica=1; change "
-            "one, or remove dataReplicate to let it follow",
-            id="an axis that is not the number of processes",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("changes", "field", "message"), BROKEN_RULES)
 def test_a_rule_that_is_broken_names_field_value_and_fix(
     changes: dict[str, Any], field: str, message: str
 ) -> None:

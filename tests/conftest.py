@@ -1,0 +1,60 @@
+"""Fixtures that tests of several folders use: a real cluster."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from demo.kubectl import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+CRD_FILE = ROOT / "crds/modelscaling.dev_modelscalings.yaml"
+CRD_NAME = "modelscalings.modelscaling.dev"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster of KUBECONFIG, else the devcluster, which must be up."""
+    own = ROOT / ".cluster"
+    kubeconfig = Path(os.environ.get("KUBECONFIG") or own / "kubeconfig")
+    if not kubeconfig.exists():
+        pytest.fail(f"there is no cluster: {kubeconfig} is missing; run `make cluster`")
+    is_own = kubeconfig.resolve() == (own / "kubeconfig").resolve()
+    return Cluster(
+        kubeconfig=kubeconfig,
+        binaries=own / "bin" if is_own else None,
+        prometheus=os.environ.get("PROMETHEUS_URL")
+        or ("http://127.0.0.1:9090" if is_own else None),
+    )
+
+
+@pytest.fixture(scope="session")
+def crd(cluster: Cluster) -> Iterator[None]:
+    """The CRD, installed for the time of the tests if it was not there."""
+    existed = bool(cluster.get("customresourcedefinition", CRD_NAME))
+    cluster.run("kubectl", "apply", "--server-side", "--force-conflicts", f"--filename={CRD_FILE}")
+    cluster.run(
+        "kubectl", "wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s"
+    )
+    yield
+    if not existed:
+        cluster.run("kubectl", "delete", "crd", CRD_NAME, "--timeout=60s")
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own, which enforces the restricted Pod Security Standard."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.run("kubectl", "create", "namespace", name)
+    cluster.run(
+        "kubectl", "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted"
+    )
+    yield name
+    cluster.run("kubectl", "delete", "namespace", name, "--timeout=120s")

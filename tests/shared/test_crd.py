@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from demo.kubectl import ToolError
+from modelscaling.api.crd import modelscaling_crd, render
+from modelscaling.api.modelscaling import API_VERSION, KIND
+from tests.conftest import CRD_FILE
+from tests.shared.spec import BROKEN_RULES, make_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from demo.kubectl import Cluster
+
+
+def _fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every field below `schema` with its path."""
+    for name, child in schema.get("properties", {}).items():
+        yield f"{path}.{name}", child
+        yield from _fields(child, f"{path}.{name}")
+    if "items" in schema:
+        yield f"{path}[]", schema["items"]
+        yield from _fields(schema["items"], f"{path}[]")
+
+
+def _spec_and_status() -> list[tuple[str, dict[str, Any]]]:
+    (version,) = modelscaling_crd()["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]
+    return [
+        *_fields(schema["spec"], "spec"),
+        *_fields(schema["status"], "status"),
+    ]
+
+
+def test_the_file_is_what_the_code_generates() -> None:
+    assert CRD_FILE.read_text() == render()
+
+
+def test_every_field_is_documented_and_says_its_name_first() -> None:
+    undocumented = [
+        path
+        for path, field in _spec_and_status()
+        if not path.endswith("[]")
+        and not field.get("description", "").lower().startswith(path.rpartition(".")[2].lower())
+    ]
+
+    assert undocumented == []
+
+
+def test_every_string_list_and_number_has_a_bound() -> None:
+    needed = {"string": ("maxLength", "enum"), "array": ("maxItems",), "integer": ("maximum",)}
+    unbounded = [
+        path
+        for path, field in _spec_and_status()
+        if field.get("type") in needed
+        and not any(bound in field for bound in needed[field["type"]])
+        and field.get("format") not in {"date-time", "int64"}
+    ]
+
+    assert unbounded == []
+
+
+def test_no_field_is_a_float() -> None:
+    assert [path for path, field in _spec_and_status() if field.get("type") == "number"] == []
+
+
+def _resource(spec: dict[str, Any]) -> str:
+    return yaml.safe_dump(
+        {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "a"}, "spec": spec}
+    )
+
+
+def _refusal(cluster: Cluster, namespace: str, resource: str) -> str:
+    """Return what the API server says against a resource."""
+    with pytest.raises(ToolError) as caught:
+        cluster.run(
+            "kubectl",
+            "create",
+            "--dry-run=server",
+            f"--namespace={namespace}",
+            "--filename=-",
+            stdin=resource,
+        )
+    return str(caught.value)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("crd")
+@pytest.mark.parametrize(("changes", "field", "message"), BROKEN_RULES)
+def test_the_api_server_says_of_a_broken_rule_what_validate_says(
+    cluster: Cluster, changes: dict[str, Any], field: str, message: str
+) -> None:
+    refusal = _refusal(cluster, "default", _resource(make_spec(**changes)))
+
+    assert f"{field}:" in refusal
+    assert message in refusal
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("crd")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__preset": "llama-9"}, ["spec.model.preset", '"llama-9"', '"llama-3.1-8b"']),
+        ({"replicas": -1}, ["spec.replicas", "-1", "greater than or equal to 0"]),
+        ({"training__globalBatchSize": None}, ["spec.training.globalBatchSize", "Required value"]),
+        ({"data__tokenizer": 5}, ["spec.data.tokenizer"]),
+        ({"training__learningRate": 0.1}, ["spec.training.learningRate", "string"]),
+    ],
+)
+def test_the_api_server_names_field_and_value_of_what_the_schema_refuses(
+    cluster: Cluster, changes: dict[str, Any], words: list[str]
+) -> None:
+    refusal = _refusal(cluster, "default", _resource(make_spec(**changes)))
+
+    for word in words:
+        assert word in refusal
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("crd")
+def test_a_name_that_pods_cannot_have_is_refused(cluster: Cluster) -> None:
+    resource = _resource(make_spec()).replace("name: a\n", f"name: {'a' * 57}\n")
+
+    assert "shorten it to at most 56" in _refusal(cluster, "default", resource)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("crd")
+def test_model_and_data_cannot_be_changed(cluster: Cluster, namespace: str) -> None:
+    cluster.run(
+        "kubectl",
+        "create",
+        f"--namespace={namespace}",
+        "--filename=-",
+        stdin=_resource(make_spec(suspend=True)),
+    )
+    changed = _resource(make_spec(suspend=True, model__layers=3))
+
+    with pytest.raises(ToolError) as caught:
+        cluster.run("kubectl", "replace", f"--namespace={namespace}", "--filename=-", stdin=changed)
+
+    assert "model cannot be changed; create a new ModelScaling" in str(caught.value)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("crd")
+def test_kubectl_scale_changes_the_replicas(cluster: Cluster, namespace: str) -> None:
+    cluster.run(
+        "kubectl",
+        "create",
+        f"--namespace={namespace}",
+        "--filename=-",
+        stdin=_resource(make_spec(suspend=True)),
+    )
+
+    cluster.run("kubectl", "scale", "msc/a", "--replicas=4", f"--namespace={namespace}")
+
+    assert cluster.get("msc", "a", f"--namespace={namespace}")["spec"]["replicas"] == 4
