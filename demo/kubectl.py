@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _COMMAND_TIMEOUT_S = 300
@@ -38,7 +39,7 @@ class Cluster:
             text=True,
             check=False,
             timeout=_COMMAND_TIMEOUT_S,
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+            env=self._environment,
         )
         if result.returncode:
             raise ToolError(f"{tool} {' '.join(arguments)}: {result.stderr.strip()}")
@@ -50,6 +51,23 @@ class Cluster:
         content: dict[str, Any] = json.loads(text or "{}")
         return content
 
+    def watch(self, *arguments: str, timeout_s: float) -> Iterator[dict[str, Any]]:
+        """Yield a Kubernetes object as it is now and each time it changes, until the timeout."""
+        command = [self._path("kubectl"), "get", *arguments, "--watch", "--output=json"]
+        command.append(f"--request-timeout={timeout_s}s")
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=self._environment
+        ) as p:
+            assert p.stdout is not None
+            try:
+                yield from _documents(p.stdout)
+            finally:
+                p.kill()
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+
     def _path(self, tool: str) -> str:
         found = shutil.which(tool, path=str(self.binaries) if self.binaries else None)
         if found is None:
@@ -58,3 +76,13 @@ class Cluster:
                 f"let `make demo` start a cluster of its own"
             )
         return found
+
+
+def _documents(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of an indented JSON stream: each ends with a brace in the first column."""
+    document: list[str] = []
+    for line in lines:
+        document.append(line)
+        if line.startswith("}"):
+            yield json.loads("".join(document))
+            document.clear()

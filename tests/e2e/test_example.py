@@ -1,0 +1,65 @@
+"""The README's promise: the example trains to its end, and its numbers are in Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.e2e.prometheus import series, wait_for_series
+from tests.e2e.runs import RunOnCluster
+from tools.generate.dashboard import panel_queries, run_dashboard
+
+if TYPE_CHECKING:
+    from demo.kubectl import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+
+def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
+    cluster: Cluster, operator: str, run_namespace: str
+) -> None:
+    assert cluster.prometheus, "set PROMETHEUS_URL to the Prometheus that scrapes this cluster"
+    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="stdlib-3m")
+    run.kubectl("apply", f"--filename={ROOT / 'examples/stdlib-3m.yaml'}")
+
+    run.wait_for_step(60, timeout_s=240)
+    queries = panel_queries(run_dashboard(), namespace=run_namespace, name="stdlib-3m")
+    empty = [panel for panel, query in queries if not wait_for_series(cluster.prometheus, query)]
+    status = run.wait_for_state("Complete", timeout_s=600)
+    table = run.kubectl("get", "msc", "stdlib-3m")
+
+    assert empty == []
+    assert float(status["progress"]["loss"]) < 2.0
+    assert status["progress"]["step"] == status["progress"]["totalSteps"] == 391
+    assert status["progress"]["tokens"] == 391 * 16 * 256
+    header, row = table.splitlines()
+    assert header.split() == (
+        ["NAME", "STATE", "MODEL", "REPLICAS", "PLAN", "STEP", "LOSS", "TOKENS/S", "MFU", "AGE"]
+    )
+    assert row.split()[:6] == ["stdlib-3m", "Complete", "3.21M", "2", "dp2", "391"]
+
+    run.kubectl("delete", "msc", "stdlib-3m", "--timeout=60s")
+
+    wait_for_series(
+        cluster.prometheus,
+        f'{{namespace="{run_namespace}", name="stdlib-3m"}}',
+        present=False,
+    )
+    assert run.pods() == []
+    assert operator
+
+
+def test_the_larger_example_starts(
+    cluster: Cluster, operator: str, run_namespace: str
+) -> None:
+    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="stdlib-20m")
+    run.kubectl("apply", f"--filename={ROOT / 'examples/stdlib-20m.yaml'}")
+
+    status = run.wait_for_step(1, timeout_s=240)
+    run.kubectl("delete", "msc", "stdlib-20m", "--timeout=90s")
+
+    assert status["model"]["parameters"] == 25_305_600 + 131_072 - 131_072
+    assert series
+    assert operator
