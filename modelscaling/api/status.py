@@ -1,0 +1,300 @@
+"""`status`: what the operator says of a run, and what it must not forget over a restart.
+
+`group` and `restarts` are written before the operator acts on them, so that numbers only grow
+and nothing is counted twice, whenever the operator dies.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from modelscaling.api.base import ApiModel
+
+_Number = Annotated[str, Field(max_length=32)]
+"""A number as a decimal string: Kubernetes keeps no floats."""
+
+RESCALES_KEPT = 20
+"""Entries of the ledger that stay; the oldest go first."""
+
+MESSAGE_MAX_LENGTH = 4096
+
+
+class StatusModel(ApiModel):
+    """The base of the status' types; unknown fields of a newer version are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class RunState(StrEnum):
+    """What a run is doing, in one word."""
+
+    INVALID = "Invalid"
+    """The spec cannot be run."""
+    PENDING = "Pending"
+    """Pods are awaited."""
+    STARTING = "Starting"
+    """Pods run, the group forms."""
+    RUNNING = "Running"
+    RESCALING = "Rescaling"
+    """A group that trained is replaced by another one."""
+    RESTARTING = "Restarting"
+    """A pod failed and is replaced."""
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(StatusModel):
+    """One condition, as Kubernetes defines it."""
+
+    type: Annotated[str, Field(min_length=1, max_length=316)]
+    """Type is what the condition speaks of."""
+
+    status: ConditionStatus
+    """Status is True, False or Unknown."""
+
+    observed_generation: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """ObservedGeneration is the metadata.generation that the condition speaks of."""
+
+    last_transition_time: datetime
+    """LastTransitionTime is when status last changed."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Reason is one word in CamelCase."""
+
+    message: Annotated[str, Field(max_length=MESSAGE_MAX_LENGTH)]
+    """Message is a sentence for people."""
+
+
+class ModelStatus(StatusModel):
+    """Model is the size that the spec stands for."""
+
+    parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """Parameters is the exact number of trainable parameters."""
+
+    flops_per_token: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """FlopsPerToken is the number of floating-point operations of forward and backward for one
+    token, as PaLM counts them."""
+
+    shape: Annotated[str, Field(max_length=256)]
+    """Shape is the model's dimensions in short."""
+
+    size: Annotated[str, Field(max_length=16)]
+    """Size is the number of parameters in short, such as 25.4M."""
+
+
+class PlanStatus(StatusModel):
+    """Plan is the device mesh that the run is given."""
+
+    mesh: Annotated[str, Field(max_length=128)]
+    """Mesh is the size of each axis in short, such as dp2."""
+
+    reason: Annotated[str, Field(max_length=1024)]
+    """Reason says why this mesh."""
+
+
+class ProgressStatus(StatusModel):
+    """Progress is how far the run is, as its first rank reported it last."""
+
+    step: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """Step is the number of optimizer steps done."""
+
+    total_steps: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """TotalSteps is the number of optimizer steps of the whole run."""
+
+    tokens: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """Tokens is the number of tokens trained on."""
+
+    sample_digest: Annotated[str, Field(max_length=128)]
+    """SampleDigest is a rolling digest of the sample numbers of every global batch so far; it is
+    the same on every mesh."""
+
+    loss: _Number | None = None
+    """Loss is the mean loss of the last step's global batch, in nats a token."""
+
+    validation_loss: _Number | None = None
+    """ValidationLoss is the last measured loss on the held-out samples, in nats a token."""
+
+    tokens_per_second: _Number | None = None
+    """TokensPerSecond is the throughput of the whole run over the last steps, in tokens a
+    second."""
+
+    mfu_percent: _Number | None = None
+    """MfuPercent is the model FLOPs utilisation with FLOPs as PaLM counts them, in percent."""
+
+    goodput_percent: _Number | None = None
+    """GoodputPercent is the time in useful steps over the wall time since the run's first group
+    formed, in percent."""
+
+    checkpoint_step: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    """CheckpointStep is the step of the newest complete checkpoint; a failure goes back to it."""
+
+    estimated_completion_time: datetime | None = None
+    """EstimatedCompletionTime is when the run will be complete at its present throughput."""
+
+
+class GroupStatus(StatusModel):
+    """Group is the newest decision who trains together. It is written before any agent is told,
+    so that its number only grows.
+    """
+
+    generation: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """Generation is the number of the decision; an agent turns lower ones away."""
+
+    digest: Annotated[str, Field(max_length=64)]
+    """Digest stands for members, mesh and settings; an equal one is the same group."""
+
+    members: Annotated[int, Field(ge=0, le=4096)]
+    """Members is the number of pods in the group."""
+
+    mesh: Annotated[str, Field(max_length=128)]
+    """Mesh is the device mesh of the group in short."""
+
+    cause: Annotated[str, Field(max_length=64)]
+    """Cause is the reason for which the group was formed, in one word."""
+
+    decided_time: datetime
+    """DecidedTime is when the group was decided."""
+
+    stopped_time: datetime | None = None
+    """StoppedTime is the last time at which the group before was seen to train, if one was;
+    downtime is counted from it."""
+
+    stopped_step: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    """StoppedStep is the last step that the group before was seen to have done, if there was
+    one."""
+
+    stopped_mesh: Annotated[str, Field(max_length=128)] | None = None
+    """StoppedMesh is the mesh of the group before, if one trained."""
+
+    trained: bool = False
+    """Trained is true once the group has been seen to train."""
+
+
+class RestartStatus(StatusModel):
+    """Restarts is how many pods failed and were replaced; it decides the pause before the
+    next.
+    """
+
+    count: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Count is the number of failures over the whole run; above spec.maxRestarts the run fails."""
+
+    consecutive: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Consecutive is the number of failures since a step was last completed; the pause is
+    2^(consecutive - 1) seconds, at most 60."""
+
+    step: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    """Step is the furthest step that was reached before the last failure."""
+
+    last_time: datetime | None = None
+    """LastTime is when the last failure was seen."""
+
+    message: Annotated[str, Field(max_length=MESSAGE_MAX_LENGTH)] = ""
+    """Message is the last failure in a sentence."""
+
+    counted: Annotated[
+        tuple[Annotated[str, Field(max_length=128)], ...],
+        Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Counted names the failures that are counted and still to be seen: the UIDs of failed
+    pods, and generation:N for a group that broke in living pods."""
+
+
+class RescaleRecord(StatusModel):
+    """One change of the group, with what it cost."""
+
+    time: datetime
+    """Time is when the new group's first step was seen."""
+
+    cause: Annotated[str, Field(max_length=64)]
+    """Cause is the reason of the change, in one word."""
+
+    from_: Annotated[str, Field(max_length=128, alias="from")]
+    """From is the mesh before."""
+
+    to: Annotated[str, Field(max_length=128)]
+    """To is the mesh after."""
+
+    downtime_seconds: _Number
+    """DowntimeSeconds is the time from the last step seen of the old group to the first step
+    seen of the new one, in seconds."""
+
+    lost_steps: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    """LostSteps is the number of steps that had to be done again."""
+
+
+class ModelScalingStatus(StatusModel):
+    """Status is what the operator last saw of the run."""
+
+    observed_generation: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    """ObservedGeneration is the metadata.generation of the spec that the status speaks of."""
+
+    state: RunState | None = None
+    """State is what the run is doing, in one word, derived from the conditions."""
+
+    start_time: datetime | None = None
+    """StartTime is when the run's first pods were created; activeDeadlineSeconds counts from
+    it."""
+
+    completion_time: datetime | None = None
+    """CompletionTime is when the run became Complete or Failed; ttlSecondsAfterFinished counts
+    from it."""
+
+    replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Replicas is the number of the run's pods that exist and have not ended."""
+
+    ready_replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """ReadyReplicas is the number of pods whose agent is warm or trains."""
+
+    selector: Annotated[str, Field(max_length=512)] = ""
+    """Selector is the label selector of the run's pods, for the scale subresource."""
+
+    image: Annotated[str, Field(max_length=1024)] = ""
+    """Image is the trainer image that the run's pods were started with. It stays over an upgrade
+    of the operator as long as pods exist, so that all pods of a group are alike."""
+
+    model: ModelStatus | None = None
+    """Model is the size that the spec stands for."""
+
+    plan: PlanStatus | None = None
+    """Plan is the device mesh that the run is given."""
+
+    progress: ProgressStatus | None = None
+    """Progress is how far the run is."""
+
+    group: GroupStatus | None = None
+    """Group is the newest decision who trains together."""
+
+    restarts: RestartStatus = RestartStatus()
+    """Restarts is how many pods failed and were replaced."""
+
+    rescales: Annotated[
+        tuple[RescaleRecord, ...],
+        Field(max_length=RESCALES_KEPT, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Rescales is the ledger of the group's changes, the newest last."""
+
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
+        ),
+    ] = ()
+    """Conditions are Accepted, Running, Rescaling, Suspended, Complete and Failed."""
