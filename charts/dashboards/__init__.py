@@ -1,0 +1,1 @@
+"""Grafana dashboards as code; the chart ships the JSON that they make."""

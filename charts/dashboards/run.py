@@ -1,0 +1,210 @@
+"""The dashboard of a run: does it learn, how fast, on how much of the cluster."""
+
+from __future__ import annotations
+
+import json
+
+from grafana_foundation_sdk.builders.dashboard import (
+    Dashboard,
+    DatasourceVariable,
+    QueryVariable,
+)
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    VariableRefresh,
+    VariableSort,
+)
+
+from charts.dashboards.panel import DATASOURCE, Query, Unit, stat, timeseries
+
+_RUN = '{namespace="$namespace", name=~"$name"}'
+
+
+def _newest(metric: str) -> str:
+    """Return the query of a gauge of the whole run: while rank 0 moves from one pod to another,
+    both have it for a moment."""
+    return f"max by (name) ({metric}{_RUN})"
+
+
+def _quantile(quantile: float, histogram: str) -> str:
+    """Return the query of a quantile of what happened lately."""
+    rate = f"rate({histogram}_bucket{_RUN}[$__rate_interval])"
+    return f"histogram_quantile({quantile}, sum by (name, le) ({rate}))"
+
+
+_STATS = (
+    stat(
+        title="Step",
+        description="Optimizer steps done.",
+        unit=Unit.SHORT,
+        query=Query(expression=_newest("modelscaling_steps_total"), legend="{{name}}"),
+    ),
+    stat(
+        title="Tokens",
+        description="Tokens trained on so far, by all processes together.",
+        unit=Unit.SHORT,
+        query=Query(expression=_newest("modelscaling_tokens_total"), legend="{{name}}"),
+    ),
+    stat(
+        title="Loss",
+        description="Mean loss of the last step's global batch, in nats a token.",
+        unit=Unit.COUNT,
+        query=Query(expression=_newest("modelscaling_loss"), legend="{{name}}"),
+    ),
+    stat(
+        title="Tokens/s",
+        description="Throughput of the whole run over its last steps.",
+        unit=Unit.SHORT,
+        query=Query(expression=_newest("modelscaling_tokens_per_second"), legend="{{name}}"),
+    ),
+    stat(
+        title="MFU",
+        description="Model FLOPs utilisation: FLOPs that the model needs, as PaLM counts them, "
+        "over those that the devices could do.",
+        unit=Unit.RATIO,
+        query=Query(expression=_newest("modelscaling_mfu_ratio"), legend="{{name}}"),
+    ),
+    stat(
+        title="Parameters",
+        description="Number of parameters of the model.",
+        unit=Unit.SHORT,
+        query=Query(expression=_newest("modelscaling_model_parameters"), legend="{{name}}"),
+    ),
+)
+
+_COURSES = (
+    timeseries(
+        title="Loss",
+        description="Mean loss of each step's global batch and of the held-out samples, in nats a "
+        "token.",
+        unit=Unit.COUNT,
+        queries=(
+            Query(expression=_newest("modelscaling_loss"), legend="{{name}} training"),
+            Query(
+                expression=_newest("modelscaling_validation_loss"), legend="{{name}} validation"
+            ),
+        ),
+    ),
+    timeseries(
+        title="Tokens/s",
+        description="Tokens trained on in a second, by all processes together: as the trainer "
+        "measures it over its last steps, and as the growth of the count, which is lower where "
+        "steps are not all that happened.",
+        unit=Unit.SHORT,
+        queries=(
+            Query(
+                expression=_newest("modelscaling_tokens_per_second"), legend="{{name}} in steps"
+            ),
+            Query(
+                expression=f"sum by (name) (rate(modelscaling_tokens_total{_RUN}"
+                "[$__rate_interval]))",
+                legend="{{name}} over all",
+            ),
+        ),
+    ),
+    timeseries(
+        title="Step time",
+        description="Wall time of an optimizer step: half of the steps take less than p50, one "
+        "in twenty more than p95.",
+        unit=Unit.SECONDS,
+        queries=(
+            Query(
+                expression=_quantile(0.5, "modelscaling_step_duration_seconds"),
+                legend="{{name}} p50",
+            ),
+            Query(
+                expression=_quantile(0.95, "modelscaling_step_duration_seconds"),
+                legend="{{name}} p95",
+            ),
+        ),
+    ),
+    timeseries(
+        title="MFU and goodput",
+        description="MFU: FLOPs that the model needs over those that the devices could do. "
+        "Goodput: time in useful steps over the time since the run started.",
+        unit=Unit.RATIO,
+        queries=(
+            Query(expression=_newest("modelscaling_mfu_ratio"), legend="{{name}} MFU"),
+            Query(expression=_newest("modelscaling_goodput_ratio"), legend="{{name}} goodput"),
+        ),
+    ),
+    timeseries(
+        title="Replicas",
+        description="Pods of the run, by what they are doing.",
+        unit=Unit.COUNT,
+        queries=(
+            Query(
+                expression=f"max by (name, state) (modelscaling_replicas{_RUN})",
+                legend="{{name}} {{state}}",
+            ),
+        ),
+    ),
+    timeseries(
+        title="Checkpoint duration",
+        description="Time from the start of a checkpoint until it is whole on the volume; "
+        "training goes on meanwhile.",
+        unit=Unit.SECONDS,
+        queries=(
+            Query(
+                expression=_quantile(0.95, "modelscaling_checkpoint_duration_seconds"),
+                legend="{{name}} p95",
+            ),
+        ),
+    ),
+    timeseries(
+        title="Memory",
+        description="Peak memory of each pod's worker processes.",
+        unit=Unit.BYTES,
+        queries=(
+            Query(
+                expression=f"max by (name, pod) (modelscaling_memory_peak_bytes{_RUN})",
+                legend="{{pod}}",
+            ),
+        ),
+    ),
+)
+
+
+def run_dashboard() -> Dashboard:
+    """Return the dashboard of a run."""
+    dashboard = (
+        Dashboard("ModelScaling / Run")
+        .uid("modelscaling-run")
+        .description("One training run, or several beside each other.")
+        .tags(["modelscaling"])
+        .refresh("10s")
+        .time("now-1h", "now")
+        .timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .readonly()
+        .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(
+            _label_variable("namespace", "label_values(modelscaling_steps_total, namespace)")
+        )
+        .with_variable(
+            _label_variable(
+                "name", 'label_values(modelscaling_steps_total{namespace="$namespace"}, name)'
+            ).multi(True)
+        )
+    )
+    for number, panel in enumerate((*_STATS, *_COURSES), start=1):
+        dashboard = dashboard.with_panel(panel.id(number))
+    return dashboard
+
+
+def _label_variable(name: str, query: str) -> QueryVariable:
+    """Return a variable whose choices are the values of a label."""
+    return (
+        QueryVariable(name)
+        .label(name.capitalize())
+        .query(query)
+        .datasource(DATASOURCE)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+    )
+
+
+def render() -> str:
+    """Return the dashboard as the JSON that Grafana imports."""
+    return json.dumps(run_dashboard().build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
