@@ -6,6 +6,7 @@ copy that anything else reads.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -110,9 +111,20 @@ def _resource_schema() -> dict[str, Any]:
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as 3e-4, which PyYAML (YAML 1.1) reads as text, but kubectl and helm read
+    as a number.
+    """
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def render() -> str:
     """Return the file under `crds/`."""
-    return HEADER + yaml.safe_dump(modelscaling_crd(), sort_keys=False, width=100)
+    return HEADER + yaml.dump(modelscaling_crd(), Dumper=_Dumper, sort_keys=False, width=100)
 
 
 if __name__ == "__main__":

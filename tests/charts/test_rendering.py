@@ -12,7 +12,7 @@ from modelscaling.api.crd import modelscaling_crd
 from tests.charts.matrix import EVERYTHING, MATRIX
 from tests.charts.rendered import Manifest, Render, find, of_kind, pod_templates
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 KUBERNETES = "1.37.0"
 PROMETHEUS_OPERATOR = "monitoring.coreos.com/v1"

@@ -7,7 +7,7 @@ import pytest
 from tests.charts.matrix import MATRIX
 from tests.charts.rendered import Manifest, Render, find, of_kind, pod_templates, rules
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 each_set_of_values = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
 

@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.process
+@pytest.mark.cluster
 @pytest.mark.parametrize(("values", "culprit"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_values_are_refused_by_name(
     values: dict[str, Any], culprit: str, helm: str, chart: Path, tmp_path: Path

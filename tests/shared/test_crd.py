@@ -161,3 +161,7 @@ def test_kubectl_scale_changes_the_replicas(cluster: Cluster, namespace: str) ->
     cluster.run("kubectl", "scale", "msc/a", "--replicas=4", f"--namespace={namespace}")
 
     assert cluster.get("msc", "a", f"--namespace={namespace}")["spec"]["replicas"] == 4
+
+
+def test_text_that_other_parsers_read_as_a_number_is_quoted() -> None:
+    assert "default: '3e-4'" in render()
