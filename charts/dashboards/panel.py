@@ -20,6 +20,8 @@ from grafana_foundation_sdk.models.common import (
     LegendPlacement,
 )
 
+Panel = StatPanel | TimeseriesPanel
+
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 STAT_SIZE = (4, 4)

@@ -16,14 +16,15 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from charts.dashboards.panel import DATASOURCE, Query, Unit, stat, timeseries
+from charts.dashboards.panel import DATASOURCE, Panel, Query, Unit, stat, timeseries
 
 _RUN = '{namespace="$namespace", name=~"$name"}'
 
 
 def _newest(metric: str) -> str:
     """Return the query of a gauge of the whole run: while rank 0 moves from one pod to another,
-    both have it for a moment."""
+    both have it for a moment.
+    """
     return f"max by (name) ({metric}{_RUN})"
 
 
@@ -33,7 +34,7 @@ def _quantile(quantile: float, histogram: str) -> str:
     return f"histogram_quantile({quantile}, sum by (name, le) ({rate}))"
 
 
-_STATS = (
+_STATS: tuple[Panel, ...] = (
     stat(
         title="Step",
         description="Optimizer steps done.",
@@ -73,7 +74,7 @@ _STATS = (
     ),
 )
 
-_COURSES = (
+_COURSES: tuple[Panel, ...] = (
     timeseries(
         title="Loss",
         description="Mean loss of each step's global batch and of the held-out samples, in nats a "
@@ -81,9 +82,7 @@ _COURSES = (
         unit=Unit.COUNT,
         queries=(
             Query(expression=_newest("modelscaling_loss"), legend="{{name}} training"),
-            Query(
-                expression=_newest("modelscaling_validation_loss"), legend="{{name}} validation"
-            ),
+            Query(expression=_newest("modelscaling_validation_loss"), legend="{{name}} validation"),
         ),
     ),
     timeseries(
@@ -93,9 +92,7 @@ _COURSES = (
         "steps are not all that happened.",
         unit=Unit.SHORT,
         queries=(
-            Query(
-                expression=_newest("modelscaling_tokens_per_second"), legend="{{name}} in steps"
-            ),
+            Query(expression=_newest("modelscaling_tokens_per_second"), legend="{{name}} in steps"),
             Query(
                 expression=f"sum by (name) (rate(modelscaling_tokens_total{_RUN}"
                 "[$__rate_interval]))",
@@ -154,12 +151,26 @@ _COURSES = (
     ),
     timeseries(
         title="Memory",
-        description="Peak memory of each pod's worker processes.",
+        description="The most memory that one process of each pod has held: on its GPU, or "
+        "resident where there is none.",
         unit=Unit.BYTES,
         queries=(
             Query(
-                expression=f"max by (name, pod) (modelscaling_memory_peak_bytes{_RUN})",
-                legend="{{pod}}",
+                expression=f"max by (name, index) (modelscaling_memory_peak_bytes{_RUN})",
+                legend="{{name}}-{{index}}",
+            ),
+        ),
+    ),
+    timeseries(
+        title="Data wait",
+        description="The part of the time in which the processes of each pod wait for samples; "
+        "100 % is one process that always waits.",
+        unit=Unit.RATIO,
+        queries=(
+            Query(
+                expression=f"sum by (name, index) (rate(modelscaling_data_wait_seconds_total{_RUN}"
+                "[$__rate_interval]))",
+                legend="{{name}}-{{index}}",
             ),
         ),
     ),

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import promql_parser
 import pytest
+from tools.generate.metrics_reference import documented_series
 
 from charts.dashboards.panel import Unit
 from charts.dashboards.queries import panel_queries
 from charts.dashboards.run import render
-from tools.generate.metrics_reference import documented_series
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DASHBOARD: dict[str, Any] = json.loads(render())
 QUERIES = panel_queries(DASHBOARD, namespace="research", name="run-1")

@@ -78,8 +78,11 @@ def test_the_install_script_says_what_is_wrong(arguments: list[str], message: st
 def operator_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the operator's image holds below /opt/modelscaling."""
     folder = tmp_path_factory.mktemp("operator")
-    command = [INSTALL, "--into", folder / "venv", "--corpus", folder / "corpus", "operator"]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(
+        [INSTALL, "--into", folder / "venv", "--corpus", folder / "corpus", "operator"],
+        check=True,
+        timeout=300,
+    )
     return folder
 
 

@@ -2,25 +2,17 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="session")
-def package(helm: str, chart: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart as it is published."""
-    folder = tmp_path_factory.mktemp("package")
-    subprocess.run([helm, "package", chart, "--destination", folder], check=True, timeout=60)
-    (package,) = folder.glob("*.tgz")
-    return package
-
-
-def test_the_package_renders_what_the_folder_renders(
-    helm: str, chart: Path, package: Path
-) -> None:
+def test_the_package_renders_what_the_folder_renders(helm: str, chart: Path, package: Path) -> None:
     options = ["--set", "metrics.dashboards.enabled=true"]
     options += ["--set", "metrics.prometheusRule.enabled=true"]
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from modelscaling.api.crd import modelscaling_crd
+from modelscaling_operator.settings import PREFIX, Settings, parse_settings
 from tests.charts.matrix import EVERYTHING, MATRIX
 from tests.charts.rendered import Manifest, Render, find, of_kind, pod_templates
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 
@@ -49,9 +53,7 @@ def test_every_manifest_is_valid_for_kubernetes(values: dict[str, Any], render: 
 
 
 @each_set_of_values
-def test_every_manifest_has_the_recommended_labels(
-    values: dict[str, Any], render: Render
-) -> None:
+def test_every_manifest_has_the_recommended_labels(values: dict[str, Any], render: Render) -> None:
     name = values.get("nameOverride", "modelscaling")
 
     for manifest in render(values):
@@ -173,3 +175,40 @@ def test_both_monitors_keep_the_labels_of_the_runs(render: Render) -> None:
     for monitor in monitors:
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             assert endpoint["honorLabels"] is True
+
+
+def test_the_operator_gets_the_settings_that_the_values_say(render: Render) -> None:
+    manifests = render(
+        {
+            "watchNamespaces": ["research", "production"],
+            "trainer": {"image": {"repository": "r/t", "tag": "v2", "pullPolicy": "Always"}},
+            "pollIntervalSeconds": 0.5,
+            "leaseDurationSeconds": 15,
+            "log": {"level": "DEBUG"},
+        }
+    )
+    container = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+
+    assert parse_settings([], environment | {"MODELSCALING_IDENTITY": "pod"}) == Settings(
+        namespaces=("research", "production"),
+        trainer_image="r/t:v2",
+        image_pull_policy="Always",
+        poll_interval_s=0.5,
+        metrics_port=8080,
+        lease_name="msc-modelscaling",
+        lease_namespace="system",
+        lease_duration_s=15,
+        identity="pod",
+        log_level="DEBUG",
+    )
+
+
+def test_every_variable_of_the_operator_is_one_that_it_reads(render: Render) -> None:
+    container = find(render(), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    known = {f"{PREFIX}{field.name.upper()}" for field in dataclasses.fields(Settings)}
+
+    given = {entry["name"] for entry in container["env"] if entry["name"].startswith(PREFIX)}
+
+    # The pod's name is its identity, which the operator finds by itself.
+    assert given == known - {f"{PREFIX}IDENTITY"}

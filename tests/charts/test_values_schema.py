@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt value": ({"replicas": 3}, "replicas"),
