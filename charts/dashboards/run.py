@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from grafana_foundation_sdk.builders.dashboard import (
     Dashboard,
@@ -177,8 +178,8 @@ _COURSES: tuple[Panel, ...] = (
 )
 
 
-def run_dashboard() -> Dashboard:
-    """Return the dashboard of a run."""
+def run_dashboard() -> dict[str, Any]:
+    """Return the dashboard of a run as the JSON that Grafana imports."""
     dashboard = (
         Dashboard("ModelScaling / Run")
         .uid("modelscaling-run")
@@ -201,7 +202,13 @@ def run_dashboard() -> Dashboard:
     )
     for number, panel in enumerate((*_STATS, *_COURSES), start=1):
         dashboard = dashboard.with_panel(panel.id(number))
-    return dashboard
+    content: dict[str, Any] = json.loads(JSONEncoder().encode(dashboard.build()))
+    return content
+
+
+def render() -> str:
+    """Return the file that the chart ships."""
+    return json.dumps(run_dashboard(), indent=2, sort_keys=True) + "\n"
 
 
 def _label_variable(name: str, query: str) -> QueryVariable:
@@ -214,8 +221,3 @@ def _label_variable(name: str, query: str) -> QueryVariable:
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_ASC)
     )
-
-
-def render() -> str:
-    """Return the dashboard as the JSON that Grafana imports."""
-    return json.dumps(run_dashboard().build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import promql_parser
 import pytest
-from tools.generate.metrics_reference import documented_series
 
 from charts.dashboards.panel import Unit
 from charts.dashboards.queries import panel_queries
-from charts.dashboards.run import render
+from charts.dashboards.run import run_dashboard
+from tools.generate.metrics_reference import documented_series
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DASHBOARD: dict[str, Any] = json.loads(render())
+DASHBOARD = run_dashboard()
 QUERIES = panel_queries(DASHBOARD, namespace="research", name="run-1")
 
 each_query = pytest.mark.parametrize(

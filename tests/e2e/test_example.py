@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from charts.dashboards.queries import panel_queries
+from charts.dashboards.run import run_dashboard
 from tests.conftest import ROOT
 from tests.e2e.prometheus import wait_for_series
 from tests.e2e.runs import RunOnCluster
-from tools.generate.dashboard import panel_queries, run_dashboard
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster

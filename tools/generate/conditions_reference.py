@@ -7,8 +7,8 @@ from tools.generate.markdown import GENERATED, code, table
 
 _INTRODUCTION = """# Conditions of a ModelScaling
 
-`kubectl describe msc NAME` shows them with a message; `kubectl wait --for=condition=Complete msc/NAME`
-waits for one.
+`kubectl describe msc NAME` shows them with a message;
+`kubectl wait --for=condition=Complete msc/NAME` waits for one.
 """
 
 
