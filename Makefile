@@ -40,6 +40,7 @@ check: install ## Lint, types, layers, drift of everything generated
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m tools.generate --check
 
 format: install ## Format the code
