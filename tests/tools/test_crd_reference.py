@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.crd import modelscaling_crd
 from tools.generate.crd_reference import render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REFERENCE = render()
 SCHEMA = modelscaling_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tools.generate.__main__ import ARTIFACTS, ROOT, main
-from tools.generate.artifact import Artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tools.generate.artifact import Artifact
 
 
 def test_the_tree_is_what_the_source_code_generates() -> None:

@@ -16,9 +16,7 @@ name: ""
 """
 
     assert documented_values(text) == [
-        Value(
-            path="count", default=2, description="Says how many. It goes on in a second line."
-        ),
+        Value(path="count", default=2, description="Says how many. It goes on in a second line."),
         Value(path="name", default="", description="Another one."),
     ]
 
