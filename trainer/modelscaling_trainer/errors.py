@@ -31,3 +31,12 @@ class GroupLostError(Exception):
         """Take a sentence for people."""
         super().__init__(message)
         self.message = message
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written (exit code 1). Those written before are whole."""
+
+    def __init__(self, message: str) -> None:
+        """Take a sentence for people."""
+        super().__init__(message)
+        self.message = message

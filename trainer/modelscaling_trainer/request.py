@@ -43,3 +43,8 @@ class Requests:
         with self._lock:
             pending, self._pending = frozenset(self._pending), set()
         return pending
+
+    def asks_to_leave(self) -> bool:
+        """Whether something was asked that ends the group; takes nothing."""
+        with self._lock:
+            return bool(self._pending & {Request.STOP, Request.REFORM})

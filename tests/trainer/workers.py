@@ -1,0 +1,178 @@
+"""Real worker processes for tests, driven over a pipe.
+
+They are forked from a server that has imported torch once, so that starting one takes
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any
+
+from modelscaling.mesh import Mesh
+from modelscaling.protocol import Progress
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerProcess
+
+    from modelscaling.configuration import RunConfiguration
+
+DEADLINE_S = 60.0
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["modelscaling_trainer.run", "torch.distributed.checkpoint"])
+
+
+@dataclass
+class Result:
+    """What a worker's training came to."""
+
+    outcome: str | None = None
+    error: str | None = None
+    message: str = ""
+    seconds: float = 0.0
+    """From the call to its end."""
+    progress: list[Progress] = field(default_factory=list)
+
+    @property
+    def losses(self) -> list[float]:
+        return [progress.loss or 0.0 for progress in self.progress]
+
+    @property
+    def digests(self) -> list[str]:
+        return [progress.sample_digest for progress in self.progress]
+
+
+class Worker:
+    """One worker process; `train` returns at once and `result` waits."""
+
+    def __init__(self, configuration: RunConfiguration, **options: Any) -> None:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self._pipe, other = _context.Pipe()
+        self.process: ForkServerProcess = _context.Process(
+            target=_main, args=(other, configuration.model_dump_json(), options), daemon=True
+        )
+        self.process.start()
+        other.close()
+        self._result = Result()
+
+    def train(self, *, rank: int, ranks: int, port: int | None, generation: int = 1) -> int:
+        """Start training; return the store's port, which rank 0 tells."""
+        self._result = Result()
+        self._pipe.send(("train", {"rank": rank, "ranks": ranks, "port": port, "generation": generation}))
+        return self._until("port") if port is None else port
+
+    def ask(self, request: str) -> None:
+        self._pipe.send(("ask", request))
+
+    def wait_for_step(self, step: int) -> None:
+        while not self._result.progress or self._result.progress[-1].step < step:
+            self._until("progress")
+
+    def result(self) -> Result:
+        return self._until("result")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(DEADLINE_S)
+
+    def _until(self, kind: str) -> Any:
+        """Take messages until one of a kind; that is an error where training ends before it."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self._pipe.poll(max(deadline - time.monotonic(), 0)):
+            got, content = self._pipe.recv()
+            if got == "progress":
+                self._result.progress.append(Progress.model_validate_json(content))
+            if got == "result":
+                for name, value in content.items():
+                    setattr(self._result, name, value)
+                content = self._result
+            if got == kind:
+                return content
+            assert got != "result", f"ended while a {kind} was awaited: {content}"
+        raise AssertionError(f"no {kind} within {DEADLINE_S} s")
+
+
+def start(count: int, configuration: RunConfiguration, **options: Any) -> list[Worker]:
+    return [Worker(configuration, **options) for _ in range(count)]
+
+
+def train_together(workers: list[Worker], *, generation: int = 1) -> None:
+    """Start training in one group of all workers, ranks in their order."""
+    ranks = len(workers)
+    port: int | None = None
+    for rank, worker in enumerate(workers):
+        port = worker.train(rank=rank, ranks=ranks, port=port, generation=generation)
+
+
+def results(workers: list[Worker]) -> list[Result]:
+    return [worker.result() for worker in workers]
+
+
+def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None:
+    import torch
+
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling_trainer.run import Request, Requests, Run
+
+    torch.set_num_threads(1)
+    assignments: Queue[dict[str, Any]] = Queue()
+    requests = Requests()
+
+    def listen() -> None:
+        while True:
+            try:
+                kind, content = pipe.recv()
+            except EOFError:
+                os._exit(0)
+            if kind == "ask":
+                requests.ask(Request(content))
+            else:
+                assignments.put(content)
+
+    threading.Thread(target=listen, daemon=True).start()
+    directory = options.pop("checkpoint_directory", None)
+    run = Run(
+        RunConfiguration.model_validate_json(configuration),
+        device=torch.device("cpu"),
+        scratch=Path(options.pop("scratch")),
+        checkpoint_directory=directory and Path(directory),
+        **options,
+    )
+    while True:
+        _train(run, pipe, requests, assignments.get())
+
+
+def _train(run: Any, pipe: Connection, requests: Any, assignment: dict[str, Any]) -> None:
+    from modelscaling_trainer.run import Group
+
+    started = time.monotonic()
+    result: dict[str, Any] = {"error": None, "outcome": None, "message": ""}
+    group = Group(
+        generation=assignment["generation"],
+        mesh=Mesh(dataReplicate=assignment["ranks"]),
+        rank=assignment["rank"],
+        local_rank=0,
+        store_host="127.0.0.1",
+        store_port=assignment["port"],
+    )
+    try:
+        outcome = run.train(
+            group,
+            requests=requests,
+            on_store_port=lambda port: pipe.send(("port", port)),
+            on_progress=lambda progress: pipe.send(("progress", progress.model_dump_json())),
+            on_phase=lambda _: None,
+        )
+        result["outcome"] = outcome.value
+    except Exception as error:
+        result["error"], result["message"] = type(error).__name__, str(error)
+    result["seconds"] = time.monotonic() - started
+    pipe.send(("result", result))

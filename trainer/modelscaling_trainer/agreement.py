@@ -1,0 +1,75 @@
+"""What all ranks agree on in each step: one small sum over ranks carries it.
+
+float64 holds every part exactly: counts and 16-bit limbs below 2^53. Whatever only rank 0 knows
+is 0 in the others' reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import torch
+
+from modelscaling_trainer.process_group import all_reduce
+from modelscaling_trainer.request import Request
+from modelscaling_trainer.sample_digest import LIMBS, from_limbs, to_limbs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_REQUESTS = tuple(Request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One rank's report of a step, or the sum of all."""
+
+    loss_sum: float
+    """Sum of the cross-entropy over the tokens, nats."""
+    tokens: int
+    batch_sum: int
+    """Of the samples that were fed (sample_digest.py), modulo 2^64."""
+    requests: Collection[Request]
+    step_seconds: float
+    """Wall time of the step before; 0 for the first."""
+    checkpoint_step: int
+    """The newest published checkpoint, as rank 0 knows it."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the tokens, nats a token."""
+        return self.loss_sum / self.tokens
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss is a number."""
+        return isfinite(self.loss_sum)
+
+
+def agree(report: StepReport) -> StepReport:
+    """Return the sum of all ranks' reports; a request of any rank is a request of all.
+
+    Raises:
+        GroupLostError: a peer is gone.
+    """
+    vector = [
+        report.loss_sum,
+        report.tokens,
+        report.step_seconds,
+        report.checkpoint_step,
+        *to_limbs(report.batch_sum),
+        *(request in report.requests for request in _REQUESTS),
+    ]
+    total = all_reduce(torch.tensor(vector, dtype=torch.float64)).tolist()
+    loss_sum, tokens, step_seconds, checkpoint_step, *rest = total
+    limbs, asked = rest[:LIMBS], rest[LIMBS:]
+    return StepReport(
+        loss_sum=loss_sum,
+        tokens=int(tokens),
+        batch_sum=from_limbs(limbs),
+        requests={request for request, count in zip(_REQUESTS, asked, strict=True) if count},
+        step_seconds=step_seconds,
+        checkpoint_step=int(checkpoint_step),
+    )

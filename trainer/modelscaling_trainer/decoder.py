@@ -1,0 +1,161 @@
+"""A Llama-like decoder: RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+
+Parameters have the names and meanings of Hugging Face's Llama without the prefix `model.`, so
+weights can go either way, and logits agree. Weights are kept in float32 and turned to the compute
+type where they are used; norms, the rotary tables and the loss are computed in float32.
+
+Letters of the shapes: B batch, T tokens, E hidden size, H query heads, K key/value heads, D head
+size, F feed-forward size, V vocabulary.
+"""
+
+# ruff: noqa: N803, N806 - tensors carry their shapes in their names
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import nn
+
+from modelscaling_trainer.attention import causal_attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modelscaling.shape import ModelShape
+
+
+class Linear(nn.Linear):
+    """A matrix product without bias in the type of its input."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class' name
+        """Return input · weightᵀ."""
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, then a weight for each element."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self._epsilon = epsilon
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        """Return the normed input in its own type."""
+        normed = F.rms_norm(x_BTE.float(), self.weight.shape, self.weight, self._epsilon)
+        return normed.to(x_BTE.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention whose query heads share key and value heads in groups."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self._head_size = shape.head_size
+        query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+        self.q_proj = Linear(shape.hidden_size, query)
+        self.k_proj = Linear(shape.hidden_size, key)
+        self.v_proj = Linear(shape.hidden_size, key)
+        self.o_proj = Linear(query, shape.hidden_size)
+
+    def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        """Return what each token gathers from itself and those before it."""
+        q_BHTD = rotate(self._split_heads(self.q_proj(x_BTE)), cos_TD, sin_TD)
+        k_BKTD = rotate(self._split_heads(self.k_proj(x_BTE)), cos_TD, sin_TD)
+        out_BHTD = causal_attention(q_BHTD, k_BKTD, self._split_heads(self.v_proj(x_BTE)))
+        projected: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2))
+        return projected
+
+    def _split_heads(self, x_BTE: Tensor) -> Tensor:
+        return x_BTE.view(*x_BTE.shape[:2], -1, self._head_size).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_proj = Linear(shape.hidden_size, shape.feed_forward_size)
+        self.up_proj = Linear(shape.hidden_size, shape.feed_forward_size)
+        self.down_proj = Linear(shape.feed_forward_size, shape.hidden_size)
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        """Return down(silu(gate(x)) · up(x))."""
+        h_BTF = F.silu(self.gate_proj(x_BTE)) * self.up_proj(x_BTE)
+        projected: Tensor = self.down_proj(h_BTF)
+        return projected
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each added to its normed input."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
+        self.mlp = FeedForward(shape)
+
+    def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        """Return the residual stream after this layer."""
+        x_BTE = x_BTE + self.self_attn(self.input_layernorm(x_BTE), cos_TD, sin_TD)
+        out_BTE: Tensor = x_BTE + self.mlp(self.post_attention_layernorm(x_BTE))
+        return out_BTE
+
+
+class Decoder(nn.Module):
+    """Token ids to logits."""
+
+    def __init__(self, shape: ModelShape, *, compute_dtype: torch.dtype) -> None:
+        """Take the type of the matrix products; weights are float32 and not yet set."""
+        super().__init__()
+        self.shape = shape
+        self.compute_dtype = compute_dtype
+        self.embed_tokens = nn.Embedding(shape.vocabulary_size, shape.hidden_size)
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
+        self.lm_head = Linear(shape.hidden_size, shape.vocabulary_size)
+        if shape.tied_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+        cos_TD, sin_TD = rotary_tables(shape)
+        self.register_buffer("cos_TD", cos_TD.to(compute_dtype), persistent=False)
+        self.register_buffer("sin_TD", sin_TD.to(compute_dtype), persistent=False)
+        self.cos_TD: Tensor
+        self.sin_TD: Tensor
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of the token after each; T ≤ contextLength."""
+        tokens = ids_BT.shape[1]
+        cos_TD, sin_TD = self.cos_TD[:tokens], self.sin_TD[:tokens]
+        x_BTE = self.embed_tokens(ids_BT).to(self.compute_dtype)
+        for layer in self.layers:
+            x_BTE = layer(x_BTE, cos_TD, sin_TD)
+        logits_BTV: Tensor = self.lm_head(self.norm(x_BTE))
+        return logits_BTV
+
+    def loss_sum(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the sum over all tokens of the cross-entropy, nats, in float32."""
+        logits_BTV = self(ids_BT)
+        return F.cross_entropy(
+            logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum"
+        )
+
+
+def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine, float32 (T, D), of the angle of each element at each position."""
+    exponents = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
+    frequencies = 1.0 / shape.rope_theta**exponents
+    angles = torch.outer(torch.arange(shape.context_length, dtype=torch.float32), frequencies)
+    angles_TD = torch.cat((angles, angles), dim=-1)
+    return angles_TD.cos(), angles_TD.sin()
+
+
+def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Return x with the pairs (i, i + D/2) of each head turned by their position's angle."""
+    first, second = x_BHTD.chunk(2, dim=-1)
+    return x_BHTD * cos_TD + torch.cat((-second, first), dim=-1) * sin_TD

@@ -1,0 +1,193 @@
+"""Training in one group, from the step that its state is at to the end or to a request."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from modelscaling.protocol import Progress
+from modelscaling_trainer.errors import CheckpointError, DivergedError
+from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.process_group import all_gather
+from modelscaling_trainer.request import Outcome, Request
+from modelscaling_trainer.throughput import Throughput, goodput_ratio
+from modelscaling_trainer.validation import validation_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling_trainer.agreement import StepReport
+    from modelscaling_trainer.checkpoint_writer import CheckpointWriter
+    from modelscaling_trainer.compilation import Compilation
+    from modelscaling_trainer.group import Group
+    from modelscaling_trainer.request import Requests
+    from modelscaling_trainer.samples import Samples
+    from modelscaling_trainer.state import TrainingState
+    from modelscaling_trainer.step import BatchPart, Stepper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listeners:
+    """Who is told what."""
+
+    on_progress: Callable[[Progress], None]
+    on_phase: Callable[[str], None]
+    on_figures: Callable[[ProcessFigures], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Loop:
+    """One process' training in one group."""
+
+    configuration: RunConfiguration
+    group: Group
+    part: BatchPart
+    state: TrainingState
+    samples: Samples
+    stepper: Stepper
+    compilation: Compilation
+    writer: CheckpointWriter | None
+    requests: Requests
+    listeners: Listeners
+    last_step: int
+    checkpoint_step: int
+    """The newest checkpoint that all ranks know of; NOTHING where there is none."""
+    throughput: Throughput
+    validation_loss: float | None = None
+
+    def run(self) -> Outcome:
+        """Train; every rank returns the same, after the same step.
+
+        Raises:
+            DivergedError: the loss, the gradient or the weights are not finite.
+            CheckpointError: a checkpoint could not be written.
+            GroupLostError: a peer is gone.
+        """
+        self.listeners.on_phase("Training")
+        if self.state.step >= self.last_step:
+            self._save_and_wait()
+            return Outcome.COMPLETE
+        while True:
+            self._compile_if_due()
+            agreed = self._take_step()
+            if self._is_validation_due():
+                self.validation_loss = self._validate()
+            outcome = self._outcome(agreed)
+            if outcome is not None and Request.REFORM not in agreed.requests:
+                self._save_and_wait()
+            elif self._is_checkpoint_due(agreed):
+                self._save()
+            self._tell(agreed)
+            if outcome is not None:
+                return outcome
+
+    def _compile_if_due(self) -> None:
+        remaining = self.last_step - self.state.step
+        self.compilation.apply_if_due(self.state.model, remaining_steps=remaining)
+
+    def _take_step(self) -> StepReport:
+        written = self.writer.written_step if self.writer and self.group.rank == 0 else None
+        agreed = self.stepper.take(
+            self.part, requests=self.requests.take(), checkpoint_step=written or 0
+        )
+        self.checkpoint_step = max(self.checkpoint_step, agreed.checkpoint_step)
+        if agreed.step_seconds:
+            self.compilation.observe(agreed.step_seconds / self.group.mesh.size)
+        self.throughput.add(self.stepper.times.total)
+        return agreed
+
+    def _is_validation_due(self) -> bool:
+        every = self.configuration.training.validate_every_steps
+        if not every or not self.samples.validation_count:
+            return False
+        return self.state.step % every == 0 or self.state.step == self.last_step
+
+    def _validate(self) -> float:
+        return validation_loss(
+            self.state.model,
+            self.samples,
+            rank=self.group.rank,
+            ranks=self.group.mesh.size,
+            samples_at_once=self.part.samples_at_once,
+        )
+
+    def _outcome(self, agreed: StepReport) -> Outcome | None:
+        if self.state.step >= self.last_step:
+            return Outcome.COMPLETE
+        if {Request.STOP, Request.REFORM} & set(agreed.requests):
+            return Outcome.STOPPED
+        return None
+
+    def _is_checkpoint_due(self, agreed: StepReport) -> bool:
+        settings = self.configuration.checkpoint
+        if self.writer is None or settings is None:
+            return False
+        return Request.CHECKPOINT in agreed.requests or self.state.step % settings.every_steps == 0
+
+    def _save(self) -> None:
+        """Save in the background; rank 0 writes what all hold."""
+        if not self.state.is_finite():
+            raise DivergedError(
+                f"the weights of step {self.state.step} are not finite, so they are not saved; "
+                f"lower training.learningRate={self.configuration.optimizer.learning_rate:g}"
+            )
+        if self.writer is not None and self.group.rank == 0:
+            self.writer.save(self.state)
+
+    def _save_and_wait(self) -> None:
+        """Save, and return on every rank when the checkpoint is there."""
+        if self.writer is None or self.checkpoint_step == self.state.step:
+            return
+        self.listeners.on_phase("Saving")
+        failure: CheckpointError | None = None
+        try:
+            self._save()
+            self.writer.wait()
+        except CheckpointError as error:
+            failure = error
+        messages = [answer["failure"] for answer in all_gather({"failure": str(failure or "")})]
+        if any(messages):
+            raise CheckpointError(next(filter(None, messages))) from failure
+        self.checkpoint_step = self.state.step
+
+    def _tell(self, agreed: StepReport) -> None:
+        counters, times = self.state.counters, self.stepper.times
+        self.listeners.on_progress(
+            Progress(
+                step=counters.step,
+                total_steps=self.configuration.training.total_steps,
+                tokens=counters.tokens,
+                sample_digest=counters.sample_digest,
+                loss=agreed.loss,
+                validation_loss=self.validation_loss,
+                step_seconds=times.total,
+                tokens_per_second=self.throughput.tokens_per_second,
+                mfu_ratio=self.throughput.mfu_ratio,
+                goodput_ratio=goodput_ratio(
+                    useful_seconds=counters.useful_seconds,
+                    started_at=counters.started_at or 0.0,
+                    now=time.time(),
+                ),
+                checkpoint_step=self.checkpoint_step if self.checkpoint_step > 0 else None,
+            )
+        )
+        self.listeners.on_figures(
+            ProcessFigures(
+                step=counters.step,
+                data_wait_seconds=times.data_wait,
+                compute_seconds=times.compute,
+                peak_memory_bytes=_peak_memory_bytes(self.state.model.cos_TD.device),
+                checkpoint_seconds=self.writer.written_seconds if self.writer else None,
+            )
+        )
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,0 +1,127 @@
+"""The state of a run: weights, moments and counters, always those of a complete step."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from modelscaling_trainer.initial_weights import set_initial_weights
+from modelscaling_trainer.optimizer import moments, set_steps
+from modelscaling_trainer.process_group import communication
+from modelscaling_trainer.sample_digest import EMPTY_DIGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from modelscaling_trainer.decoder import Decoder
+
+_log = logging.getLogger(__name__)
+
+NOTHING = -1
+"""The step of a process that holds no state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """How far a run is; what is in a checkpoint beside the tensors."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    sample_digest: str = EMPTY_DIGEST
+    useful_seconds: float = 0.0
+    """Wall time of the steps that led here; a step that was lost and redone counts once."""
+    started_at: float | None = None
+    """When the run's first group formed, seconds since 1970."""
+
+
+class TrainingState:
+    """The tensors of a run in this process, and the counters that belong to them."""
+
+    def __init__(self, model: Decoder, optimizer: torch.optim.AdamW) -> None:
+        """Hold nothing yet: weights and moments are filled by one of the methods."""
+        self.model = model
+        self.optimizer = optimizer
+        self._counters: Counters | None = None
+
+    @property
+    def counters(self) -> Counters:
+        """The counters of the last complete step."""
+        if self._counters is None:
+            raise RuntimeError("the state was read before it was filled, or after a torn step")
+        return self._counters
+
+    @property
+    def step(self) -> int:
+        """The last complete step, or NOTHING."""
+        return NOTHING if self._counters is None else self._counters.step
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state by a name that knows no mesh."""
+        weights = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        return weights | moments(self.model, self.optimizer)
+
+    @contextmanager
+    def changing(self, counters: Counters) -> Iterator[None]:
+        """Hold nothing while tensors are changed, and `counters` once that is done."""
+        self._counters = None
+        yield
+        self._counters = counters
+
+    def add_useful_seconds(self, seconds: float) -> None:
+        """Count the wall time of the step that was just completed."""
+        counters = self.counters
+        self._counters = replace(counters, useful_seconds=counters.useful_seconds + seconds)
+
+    def start_clock(self, now: float) -> None:
+        """Remember when the run's first group formed, unless that is known."""
+        if self.counters.started_at is None:
+            self._counters = replace(self.counters, started_at=now)
+
+    def initialise(self, seed: int) -> None:
+        """Fill with the first weights of a run."""
+        with self.changing(Counters()), torch.no_grad():
+            set_initial_weights(self.model, seed=seed, layers=self.model.shape.layers)
+            for moment in moments(self.model, self.optimizer).values():
+                moment.zero_()
+            set_steps(self.optimizer, 0)
+
+    def load(self, fill: Callable[[dict[str, Tensor]], None], counters: Counters) -> bool:
+        """Fill from a checkpoint; return False, and hold nothing, where its files are damaged."""
+        self._counters = None
+        try:
+            fill(self.tensors())
+        except Exception:  # noqa: BLE001 - what damaged files raise is not documented
+            _log.warning("the checkpoint of step %d is damaged", counters.step, exc_info=True)
+            return False
+        set_steps(self.optimizer, counters.step)
+        self._counters = counters
+        return True
+
+    def broadcast(self, counters: Counters, *, source: int) -> None:
+        """Fill from the rank that holds the state of `counters`.
+
+        Raises:
+            GroupLostError: a peer is gone.
+        """
+        with self.changing(counters), communication("moving the state"):
+            works = [
+                dist.broadcast(tensor, src=source, async_op=True)
+                for tensor in self.tensors().values()
+            ]
+            for work in works:
+                assert work is not None
+                work.wait()
+            set_steps(self.optimizer, counters.step)
+
+    def is_finite(self) -> bool:
+        """Whether every number of the state is finite."""
+        norms = torch._foreach_norm(list(self.tensors().values()))  # noqa: SLF001
+        return bool(torch.stack(norms).isfinite().all())
