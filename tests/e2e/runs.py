@@ -68,6 +68,4 @@ class RunOnCluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl in the run's namespace."""
-        return self.cluster.run(
-            "kubectl", *arguments, f"--namespace={self.namespace}", stdin=stdin
-        )
+        return self.cluster.run("kubectl", *arguments, f"--namespace={self.namespace}", stdin=stdin)
