@@ -4,11 +4,16 @@ Every pod of a run has one agent, which serves HTTP on `AGENT_PORT` of its pod's
 
 | request | body | answer |
 |---|---|---|
-| `GET /healthz`, `GET /metrics` | – | open to anybody |
+| `GET /healthz`, `GET /readyz`, `GET /metrics` | – | open to anybody |
 | `GET /v1/status` | – | `AgentStatus` |
-| `GET /v1/store?generation=N` | – | `StoreAddress`, 404 until it is known (from the first member) |
+| `GET /v1/store?generation=N` | – | `StoreAddress`, from the first member; 404 until it is known |
 | `POST /v1/group` | `GroupAssignment` | 202; 409 with `AgentStatus` if the number is not newer |
 | `POST /v1/stop` | `StopRequest` | 202; 409 with `AgentStatus` if the number is older |
+
+A repeated assignment (same number, same content) is answered with 202; 409 also answers an
+assignment to an agent that ends, and a member that asks for the store of an older number. 400 is a
+body that cannot be read, 401 a missing or wrong signature, 403 a message for another run, 422 an
+assignment that the pod has no place in.
 
 The operator alone decides who is in the group; each decision has a number, the generation, that
 only grows. An agent obeys the newest number it has seen and turns older ones away. Requests
@@ -71,6 +76,9 @@ class Member(Message):
     index: int
     address: str
     """The pod's IP address."""
+    port: int = AGENT_PORT
+    """Where its agent listens; another number than AGENT_PORT only where agents share an
+    address."""
     processes: int
 
 

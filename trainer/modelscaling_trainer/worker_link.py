@@ -1,0 +1,85 @@
+"""A worker's end of the pipes to its agent.
+
+A thread of its own reads the commands, so that a request reaches a group in training, and so that
+a worker whose agent is gone ends, whatever its main thread is doing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from modelscaling_trainer.request import Requests
+from modelscaling_trainer.worker_protocol import (
+    Ask,
+    Join,
+    Leave,
+    Prepare,
+    encode,
+    parse_command,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelscaling_trainer.worker_protocol import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinOrder:
+    """A group to join, and where what is asked of that group arrives."""
+
+    join: Join
+    requests: Requests
+
+
+class AgentLink:
+    """Commands in, events out; safe to use from any thread."""
+
+    def __init__(
+        self, *, commands: BinaryIO, events: BinaryIO, on_agent_gone: Callable[[], None]
+    ) -> None:
+        """Take both pipes; `on_agent_gone` is called, from any thread, when one has closed."""
+        self._commands = commands
+        self._events = events
+        self._on_agent_gone = on_agent_gone
+        self._orders: queue.SimpleQueue[Prepare | JoinOrder | None] = queue.SimpleQueue()
+        self._send_lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to read commands."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    def send(self, event: Event) -> None:
+        """Tell the agent."""
+        line = encode(event)
+        try:
+            with self._send_lock:
+                self._events.write(line)
+                self._events.flush()
+        except OSError:
+            self._on_agent_gone()
+
+    def next_order(self) -> Prepare | JoinOrder | None:
+        """Wait for the next thing to do; None to leave."""
+        return self._orders.get()
+
+    def _read(self) -> None:
+        newest: JoinOrder | None = None
+        for line in self._commands:
+            match parse_command(line):
+                case Prepare() as prepare:
+                    self._orders.put(prepare)
+                case Join() as join:
+                    # Made here and not where the group is formed: a request that comes right
+                    # behind the command must not be lost.
+                    newest = JoinOrder(join=join, requests=Requests())
+                    self._orders.put(newest)
+                case Ask(generation=generation, request=request):
+                    if newest and newest.join.generation == generation:
+                        newest.requests.ask(request)
+                case Leave():
+                    self._orders.put(None)
+        self._on_agent_gone()

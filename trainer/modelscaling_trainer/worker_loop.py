@@ -1,0 +1,141 @@
+"""What a worker does from its start to its end: warm up, then train in one group after another."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from modelscaling.exit_code import ExitCode
+from modelscaling_trainer.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DivergedError,
+    GroupLostError,
+)
+from modelscaling_trainer.group import Group
+from modelscaling_trainer.worker_protocol import (
+    FiguresTaken,
+    GroupEnded,
+    GroupLost,
+    PhaseBegan,
+    Prepare,
+    ProgressMade,
+    StoreOpened,
+    Warm,
+    WorkerFailed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelscaling.protocol import Progress
+    from modelscaling_trainer.figures import ProcessFigures
+    from modelscaling_trainer.request import Outcome, Requests
+    from modelscaling_trainer.worker_link import AgentLink, JoinOrder
+
+_log = logging.getLogger(__name__)
+
+
+class TrainableRun(Protocol):
+    """What the loop needs of `modelscaling_trainer.run.Run`."""
+
+    def train(
+        self,
+        group: Group,
+        *,
+        requests: Requests,
+        on_store_port: Callable[[int], None],
+        on_progress: Callable[[Progress], None],
+        on_phase: Callable[[str], None],
+        on_figures: Callable[[ProcessFigures], None] | None = None,
+    ) -> Outcome:
+        """Train in one group."""
+        ...
+
+
+def work(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
+    """Obey the agent until it says to leave, or the worker has failed and has said why.
+
+    Raises:
+        Exception: what no caller has a reaction to; the agent has been told.
+    """
+    try:
+        _obey(link, build_run)
+    except ConfigurationError as error:
+        link.send(
+            WorkerFailed(
+                exit_code=ExitCode.CONFIGURATION, reason=error.reason, message=error.message
+            )
+        )
+    except DivergedError as error:
+        link.send(
+            WorkerFailed(exit_code=ExitCode.DIVERGED, reason="Diverged", message=error.message)
+        )
+    except CheckpointError as error:
+        link.send(
+            WorkerFailed(
+                exit_code=ExitCode.CRASHED, reason="CheckpointFailed", message=error.message
+            )
+        )
+    except Exception as error:
+        # Told before the process ends: libraries' threads may keep a dying process for long.
+        link.send(
+            WorkerFailed(
+                exit_code=ExitCode.CRASHED, reason="WorkerFailed", message=_describe(error)
+            )
+        )
+        raise
+
+
+def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
+    prepare = link.next_order()
+    if prepare is None:
+        return
+    assert isinstance(prepare, Prepare), f"the first command is {prepare!r}, expected Prepare"
+    run = build_run(prepare)
+    link.send(Warm())
+    while order := link.next_order():
+        assert not isinstance(order, Prepare), "a worker is prepared once"
+        if order.join.configuration != prepare.configuration:
+            _log.info("the run's configuration has changed")
+            prepare = prepare.model_copy(update={"configuration": order.join.configuration})
+            del run  # its memory is needed for the next
+            run = build_run(prepare)
+        _train(link, run, order)
+
+
+def _train(link: AgentLink, run: TrainableRun, order: JoinOrder) -> None:
+    """Train in one group and say how it ended."""
+    join = order.join
+    generation = join.generation
+
+    def on_progress(progress: Progress) -> None:
+        if join.rank == 0:
+            link.send(ProgressMade(generation=generation, progress=progress))
+
+    try:
+        outcome = run.train(
+            Group(
+                generation=generation,
+                mesh=join.mesh,
+                rank=join.rank,
+                local_rank=join.local_rank,
+                store_host=join.store_host,
+                store_port=join.store_port,
+            ),
+            requests=order.requests,
+            on_store_port=lambda port: link.send(StoreOpened(generation=generation, port=port)),
+            on_progress=on_progress,
+            on_phase=lambda phase: link.send(PhaseBegan(generation=generation, phase=phase)),
+            on_figures=lambda figures: link.send(
+                FiguresTaken(generation=generation, figures=figures)
+            ),
+        )
+    except GroupLostError as error:
+        link.send(GroupLost(generation=generation, message=error.message))
+    else:
+        link.send(GroupEnded(generation=generation, outcome=outcome))
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,156 @@
+"""What an agent and its workers say to each other: one JSON object a line.
+
+Commands come on the worker's standard input, events leave on a pipe of their own; standard error
+carries logs. A command or an event about a group carries the group's generation, so that what was
+meant for an older group does not touch a newer one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from modelscaling.configuration import Message, RunConfiguration
+from modelscaling.exit_code import ExitCode
+from modelscaling.mesh import Mesh
+from modelscaling.protocol import Progress
+from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.request import Outcome, Request
+
+
+class Prepare(Message):
+    """Warm up: the first command that a worker gets."""
+
+    kind: Literal["Prepare"] = "Prepare"
+    configuration: RunConfiguration
+    local_rank: int
+    """Which of the pod's workers it is, and so which device it takes."""
+    scratch: Path
+    checkpoint_directory: Path | None
+    stop_at_step: int | None = None
+    """Where the run ends early; None trains to its end."""
+
+
+class Join(Message):
+    """Form a group with others and train in it."""
+
+    kind: Literal["Join"] = "Join"
+    generation: int
+    mesh: Mesh
+    rank: int
+    local_rank: int
+    store_host: str
+    store_port: int | None
+    """None for rank 0, which hosts the store."""
+    configuration: RunConfiguration
+    """Another one than the worker's own makes it build a new run first."""
+
+
+class Ask(Message):
+    """Ask for something at the next step boundary of a group."""
+
+    kind: Literal["Ask"] = "Ask"
+    generation: int
+    request: Request
+
+
+class Leave(Message):
+    """End the process, as soon as it is in no group."""
+
+    kind: Literal["Leave"] = "Leave"
+
+
+class Warm(Message):
+    """The worker is ready for a group."""
+
+    kind: Literal["Warm"] = "Warm"
+
+
+class StoreOpened(Message):
+    """Rank 0 hosts the group's store on this port."""
+
+    kind: Literal["StoreOpened"] = "StoreOpened"
+    generation: int
+    port: int
+
+
+class PhaseBegan(Message):
+    """What the worker does now: Forming, Loading, Training or Saving."""
+
+    kind: Literal["PhaseBegan"] = "PhaseBegan"
+    generation: int
+    phase: str
+
+
+class ProgressMade(Message):
+    """A step is done; only rank 0 says so, as all ranks have the same numbers."""
+
+    kind: Literal["ProgressMade"] = "ProgressMade"
+    generation: int
+    progress: Progress
+
+
+class FiguresTaken(Message):
+    """What the process measured of itself in a step."""
+
+    kind: Literal["FiguresTaken"] = "FiguresTaken"
+    generation: int
+    figures: ProcessFigures
+
+
+class GroupEnded(Message):
+    """Training ended well; the worker waits for a group again."""
+
+    kind: Literal["GroupEnded"] = "GroupEnded"
+    generation: int
+    outcome: Outcome
+
+
+class GroupLost(Message):
+    """The group broke: a peer is gone. The worker waits for a group again."""
+
+    kind: Literal["GroupLost"] = "GroupLost"
+    generation: int
+    message: str
+
+
+class WorkerFailed(Message):
+    """The worker cannot go on; a new one has to take its place, or the run has failed."""
+
+    kind: Literal["WorkerFailed"] = "WorkerFailed"
+    exit_code: ExitCode
+    reason: str
+    message: str
+
+
+Command = Prepare | Join | Ask | Leave
+Event = (
+    Warm
+    | StoreOpened
+    | PhaseBegan
+    | ProgressMade
+    | FiguresTaken
+    | GroupEnded
+    | GroupLost
+    | WorkerFailed
+)
+
+_COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def encode(message: Command | Event) -> bytes:
+    """Return the message as one line."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def parse_command(line: bytes) -> Command:
+    """Return the command in a line; pydantic's `ValidationError` if there is none."""
+    return _COMMANDS.validate_json(line)
+
+
+def parse_event(line: bytes) -> Event:
+    """Return the event in a line; pydantic's `ValidationError` if there is none."""
+    return _EVENTS.validate_json(line)
