@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from tests.charts.matrix import EVERYTHING
 from tests.charts.rendered import Render, find
+from tools.generate.metrics_reference import operator_metrics, trainer_metrics
 
 RULES = "files/rules/modelscaling.yaml"
 
@@ -49,3 +51,16 @@ def test_every_alert_has_a_test_in_which_it_fires(chart: Path) -> None:
         if case.get("exp_alerts")
     }
     assert fired == alerts
+
+
+def test_every_alert_watches_series_that_operator_or_trainer_have(chart: Path) -> None:
+    known = {
+        series for entry in (*trainer_metrics(), *operator_metrics()) for series in entry.series
+    }
+    rules = yaml.safe_load((chart / RULES).read_text())
+
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            names = set(re.findall(r"modelscaling_\w+", rule["expr"]))
+            assert names
+            assert names <= known

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from modelscaling_operator.kube import LEASE_RULES, RULES, Rule
 from tests.charts.matrix import MATRIX
 from tests.charts.rendered import Manifest, Render, find, of_kind, pod_templates, rules
 
@@ -49,6 +50,44 @@ def test_no_role_has_a_wildcard(values: dict[str, Any], render: Render) -> None:
     for rule in rules(render(values)):
         assert "nonResourceURLs" not in rule
         assert not any("*" in entry for entries in rule.values() for entry in entries)
+
+
+def _rights(role: Manifest) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _needed(rules: tuple[Rule, ...]) -> set[tuple[str, str, str]]:
+    return {(rule.group, rule.resource, verb) for rule in rules for verb in rule.verbs}
+
+
+def test_the_operator_may_do_what_it_needs_to_and_no_more(render: Render) -> None:
+    of_the_cluster = find(render(), "ClusterRole", "system-msc-modelscaling")
+    manifests = render({"watchNamespaces": ["research"]})
+    of_a_namespace = find(manifests, "Role", "system-msc-modelscaling")
+
+    assert _rights(of_the_cluster) == _needed(RULES)
+    assert _rights(of_a_namespace) == _needed(RULES)
+    assert of_kind(manifests, "ClusterRoleBinding") == []
+
+
+def test_the_operator_may_touch_no_lease_but_its_own(render: Render) -> None:
+    manifests = render()
+    role = find(manifests, "Role", "msc-modelscaling-lease")
+    container = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+
+    assert _rights(role) == _needed(LEASE_RULES)
+    for rule in role["rules"]:
+        # A name cannot be asked for in a creation: the object has none yet.
+        assert rule["verbs"] == ["create"] or rule["resourceNames"] == [
+            environment["MODELSCALING_LEASE_NAME"]
+        ]
 
 
 @each_set_of_values
