@@ -31,8 +31,10 @@ class ConditionType(_Documented):
     RUNNING = ("Running", "A group of pods trains; when False, what it waits for is given.")
     RESCALING = (
         "Rescaling",
-        "A group that trained is being replaced by one with other pods, another mesh or other "
-        "settings.",
+        (
+            "A group that trained is being replaced by one with other pods, another mesh or other "
+            "settings."
+        ),
     )
     SUSPENDED = ("Suspended", "The run is saved and has given its pods back.")
     COMPLETE = ("Complete", "The run has done all its steps; it does not run again.")
@@ -69,13 +71,16 @@ class Reason(_Documented):
         "WaitingForAgents",
         "Pods run; their agents import the trainer and open the data, or do not answer yet.",
     )
+    STARTED = ("Started", "The run's first group was formed.")
     FORMING = ("Forming", "The pods meet and load the state.")
     TRAINING = ("Training", "The group trains.")
     NOT_RESCALING = ("NotRescaling", "The group is the one that is wished.")
     BACKING_OFF = (
         "BackingOff",
-        "A pod failed and is replaced after a pause that doubles with each failure without "
-        "progress.",
+        (
+            "A pod failed and is replaced after a pause that doubles with each failure without "
+            "progress."
+        ),
     )
     SUSPENDING = ("Suspending", "The group saves at a step boundary and ends.")
     SUSPENDED = ("Suspended", "spec.suspend is true.")

@@ -1,0 +1,115 @@
+"""Carries out what was decided; turns what the API server refuses into a `Refusal`."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from modelscaling.api.conditions import Reason
+from modelscaling_operator.action import Assign, CreatePods, DeletePod, DeleteRun, Stop
+from modelscaling_operator.agents import AgentError
+from modelscaling_operator.kube import ForbiddenError, InvalidError, server_message
+from modelscaling_operator.observation import Refusal
+from modelscaling_operator.run_objects import NameTakenError
+from modelscaling_operator.wish import Wish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from modelscaling_operator.action import Action
+    from modelscaling_operator.agents import Agents
+    from modelscaling_operator.identity import RunIdentity
+    from modelscaling_operator.observation import Pod
+    from modelscaling_operator.run_objects import RunObjects
+    from modelscaling_operator.wish import Rejection
+
+_logger = logging.getLogger(__name__)
+
+RETRY_S = {
+    # Nothing but an edit helps, and an edit is looked at at once.
+    Reason.INVALID_TEMPLATE: 60,
+    # A quota may be freed.
+    Reason.POD_FORBIDDEN: 10,
+    # Objects of a deleted run of the same name go within a second or two.
+    Reason.NAME_TAKEN: 1,
+}
+
+
+class Actor:
+    """Carries out actions for one run."""
+
+    def __init__(
+        self, run: RunIdentity, objects: RunObjects, agents: Agents, *, pull_policy: str
+    ) -> None:
+        self._run = run
+        self._objects = objects
+        self._agents = agents
+        self._pull_policy = pull_policy
+
+    async def act(
+        self, wish: Wish | Rejection, actions: Iterable[Action], now: datetime
+    ) -> Refusal | None:
+        """Carry out actions in order; return what the API server refused.
+
+        An agent that does not answer is not an error: the next look sees what came of it.
+
+        Raises:
+            KubeError: the API server could not do one; the rest was left out.
+        """
+        refusal = None
+        for action in actions:
+            match action:
+                case CreatePods():
+                    refusal = await self._create(wish, action, now)
+                case DeletePod():
+                    await self._objects.delete_pod(action.pod, force=action.force)
+                case Assign():
+                    for pod in action.pods:
+                        await self._tell(pod, action)
+                case Stop():
+                    await self._tell(action.pod, action)
+                case DeleteRun():
+                    await self._objects.delete_run()
+        return refusal
+
+    async def _create(
+        self, wish: Wish | Rejection, action: CreatePods, now: datetime
+    ) -> Refusal | None:
+        assert isinstance(wish, Wish)  # nobody decides to create pods without one
+        try:
+            await self._objects.create_pods(
+                wish,
+                action.indexes,
+                image=action.image,
+                pull_policy=self._pull_policy,
+            )
+        except InvalidError as error:
+            return _refusal(Reason.INVALID_TEMPLATE, server_message(error), now)
+        except ForbiddenError as error:
+            return _refusal(Reason.POD_FORBIDDEN, server_message(error), now)
+        except NameTakenError as error:
+            return _refusal(Reason.NAME_TAKEN, str(error), now)
+        return None
+
+    async def _tell(self, pod: Pod, action: Assign | Stop) -> None:
+        key = await self._objects.key()
+        address = pod.address or ""
+        try:
+            if isinstance(action, Assign):
+                await self._agents.assign(key, address, action.assignment)
+            else:
+                await self._agents.stop(
+                    self._run, key, address, generation=action.generation, mode=action.mode
+                )
+        except AgentError as error:
+            _logger.info(
+                "agent was not told",
+                extra={"run": str(self._run), "pod": pod.name, "why": str(error)},
+            )
+
+
+def _refusal(reason: Reason, message: str, now: datetime) -> Refusal:
+    return Refusal(
+        reason=reason, message=message, retry_time=now + timedelta(seconds=RETRY_S[reason])
+    )

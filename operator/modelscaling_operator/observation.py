@@ -1,0 +1,261 @@
+"""What is seen of a run: frozen values, parsed once from what the API server and agents say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from modelscaling.api.conditions import Reason
+from modelscaling.api.status import ModelScalingStatus
+from modelscaling.protocol import AgentStatus, TerminationReport
+from modelscaling_operator.identity import INDEX_LABEL, REVISION_LABEL, RunIdentity
+from modelscaling_operator.pod import CONTAINER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Json = dict[str, Any]
+
+
+class PodPhase(StrEnum):
+    """A pod's phase, as Kubernetes counts them."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How the trainer's container ended."""
+
+    code: int
+    reason: str
+    """The kubelet's word, such as OOMKilled or Error."""
+    report: TerminationReport | None
+    """What the agent left behind; None if it died before it could."""
+    text: str
+    """The termination message as it is, if it is not a report."""
+    finished: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """Why a pod does not run yet."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod that carries the run's name."""
+
+    name: str
+    uid: str
+    index: int
+    owner_uid: str
+    revision: str
+    image: str
+    phase: PodPhase
+    address: str | None = None
+    deletion_deadline: datetime | None = None
+    """When the kubelet should have ended it; None unless it is being deleted."""
+    disruption: str | None = None
+    """Why Kubernetes took it away (eviction, preemption, node shutdown), if it did."""
+    exit: Exit | None = None
+    obstacle: Obstacle | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its containers have ended for good."""
+        return self.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}
+
+    @property
+    def live(self) -> bool:
+        """Whether an agent can be expected to answer in it."""
+        return (
+            self.phase is PodPhase.RUNNING
+            and self.deletion_deadline is None
+            and self.address is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """An agent that does not answer."""
+
+    since: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What the API server said to an action that it refused."""
+
+    reason: Reason
+    message: str
+    retry_time: datetime
+    """When the action is tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """How a group was seen to advance."""
+
+    generation: int
+    """The group's number."""
+    first_step: int
+    """The first step that it was seen at: where it took the run up, or a little after."""
+    step: int
+    """The last step that it was seen at."""
+    time: datetime | None = None
+    """When `step` was first seen; None as long as the group was not seen to complete a step."""
+
+
+def next_pulse(pulse: Pulse | None, *, generation: int, step: int, now: datetime) -> Pulse:
+    """Return the pulse after a group was seen at a step."""
+    if pulse is None or pulse.generation != generation:
+        return Pulse(generation=generation, first_step=step, step=step)
+    if step < pulse.step:
+        # What was seen before was still the former group's; this one went back.
+        return replace(pulse, first_step=step, step=step, time=now)
+    if step == pulse.step:
+        return pulse
+    return replace(pulse, step=step, time=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Everything that a decision is made from, save the wish and the time."""
+
+    run: RunIdentity
+    generation: int
+    """metadata.generation: counts the edits of the spec."""
+    status: ModelScalingStatus
+    pods: tuple[Pod, ...] = ()
+    """All pods that carry the run's name, another run's of the same name among them."""
+    agents: Mapping[str, AgentStatus | Silence] = field(default_factory=dict)
+    """What the agents said, by the UID of their pods."""
+    refusal: Refusal | None = None
+    pulse: Pulse | None = None
+
+    @property
+    def own(self) -> tuple[Pod, ...]:
+        """The run's own pods by index."""
+        mine = (pod for pod in self.pods if pod.owner_uid == self.run.uid)
+        return tuple(sorted(mine, key=lambda pod: pod.index))
+
+    def agent(self, pod: Pod) -> AgentStatus | None:
+        """Return what the pod's agent said, if it answered."""
+        answer = self.agents.get(pod.uid)
+        return answer if isinstance(answer, AgentStatus) else None
+
+
+def parse_status(status: Any) -> ModelScalingStatus:  # noqa: ANN401 - whatever is in the object
+    """Return an object's status; an empty one where it is not one of ours."""
+    try:
+        return ModelScalingStatus.model_validate(status or {})
+    except ValidationError:
+        return ModelScalingStatus()
+
+
+def parse_pod(body: Mapping[str, Any]) -> Pod | None:
+    """Return a pod as the API server describes it; None if its labels are not an operator's."""
+    metadata, spec, status = body["metadata"], body["spec"], body.get("status") or {}
+    labels = metadata.get("labels") or {}
+    index = labels.get(INDEX_LABEL, "")
+    if not index.isdecimal():
+        return None
+    owners = metadata.get("ownerReferences") or []
+    container = _container_status(status)
+    deletion = metadata.get("deletionTimestamp")
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        index=int(index),
+        owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        revision=labels.get(REVISION_LABEL, ""),
+        image=next((c.get("image", "") for c in spec["containers"] if c["name"] == CONTAINER), ""),
+        phase=PodPhase(status.get("phase") or PodPhase.PENDING),
+        address=status.get("podIP") or None,
+        deletion_deadline=datetime.fromisoformat(deletion) if deletion else None,
+        disruption=_disruption(status),
+        exit=_exit(container, status),
+        obstacle=_obstacle(metadata["name"], status),
+    )
+
+
+def _container_status(status: Json) -> Json:
+    statuses = status.get("containerStatuses") or []
+    return next((s for s in statuses if s["name"] == CONTAINER), {})
+
+
+def _exit(container: Json, status: Json) -> Exit | None:
+    terminated = (container.get("state") or {}).get("terminated")
+    if terminated is None:
+        if status.get("phase") != PodPhase.FAILED:
+            return None
+        # The kubelet refused it, or its container never started.
+        reason = status.get("reason") or "Failed"
+        text = status.get("message") or ""
+        return Exit(code=-1, reason=reason, report=None, text=text, finished=None)
+    text = terminated.get("message") or ""
+    finished = terminated.get("finishedAt")
+    return Exit(
+        code=terminated["exitCode"],
+        reason=terminated.get("reason") or "",
+        report=_report(text),
+        text=text,
+        finished=datetime.fromisoformat(finished) if finished else None,
+    )
+
+
+def _report(text: str) -> TerminationReport | None:
+    try:
+        return TerminationReport.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def _disruption(status: Json) -> str | None:
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return condition.get("message") or condition.get("reason") or "disrupted"
+    # The kubelet's own evictions and shutdowns of older releases.
+    if status.get("reason") in {"Evicted", "NodeShutdown", "Terminated", "NodeLost", "Shutdown"}:
+        return status.get("message") or str(status["reason"])
+    return None
+
+
+def _obstacle(name: str, status: Json) -> Obstacle | None:
+    if status.get("phase", PodPhase.PENDING) != PodPhase.PENDING:
+        return None
+    statuses = [
+        *(status.get("initContainerStatuses") or []),
+        *(status.get("containerStatuses") or []),
+    ]
+    for container in statuses:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason and reason not in {"ContainerCreating", "PodInitializing"}:
+            return Obstacle(
+                reason=Reason.POD_CANNOT_START,
+                message=f"pod {name}: {reason}: {waiting.get('message') or 'no message'}",
+            )
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return Obstacle(
+                reason=Reason.UNSCHEDULABLE,
+                message=(
+                    f"pod {name} is not scheduled: "
+                    f"{condition.get('message') or condition.get('reason')}"
+                ),
+            )
+    return None

@@ -1,0 +1,68 @@
+"""What the spec asks for, resolved; or why it cannot be had."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelscaling.api.conditions import Reason
+from modelscaling.api.validation import InvalidSpecError, parse_spec
+from modelscaling.resolve import Plan, resolve_configuration, resolve_plan
+from modelscaling_operator.merge import TemplateError
+from modelscaling_operator.pod import pod_manifest, pod_revision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from modelscaling.api.modelscaling import ModelScalingSpec
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling_operator.identity import RunIdentity
+
+_HOST_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A spec that can be run."""
+
+    spec: ModelScalingSpec
+    configuration: RunConfiguration
+    plan: Plan
+    revision: str
+    """Digest of what the spec says about pods."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Why a spec cannot be run."""
+
+    reason: Reason
+    message: str
+
+
+def resolve_wish(run: RunIdentity, spec: Mapping[str, Any]) -> Wish | Rejection:
+    """Return what a spec asks for; a `Rejection` names the field, the value and the fix."""
+    if not _HOST_NAME.fullmatch(run.name):
+        return Rejection(
+            reason=Reason.INVALID_SPEC,
+            message=(
+                f"metadata.name={run.name} is not a host name, and pods are called NAME-INDEX; "
+                f"use lower-case letters, digits and '-', and begin with a letter"
+            ),
+        )
+    try:
+        parsed = parse_spec(spec)
+        wish = Wish(
+            spec=parsed,
+            configuration=resolve_configuration(parsed),
+            plan=resolve_plan(parsed),
+            revision=pod_revision(parsed),
+        )
+        # Merged for its errors alone: every pod has the same template.
+        pod_manifest(run, parsed, 0, image="image", pull_policy="IfNotPresent")
+    except InvalidSpecError as error:
+        return Rejection(reason=Reason.INVALID_SPEC, message=str(error))
+    except TemplateError as error:
+        return Rejection(reason=Reason.INVALID_TEMPLATE, message=str(error))
+    return wish
