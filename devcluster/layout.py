@@ -46,7 +46,9 @@ class Node:
         """Return the node that Kubernetes calls `name`."""
         prefix, _, index = name.partition("-")
         if prefix != "node" or not index.isdecimal():
-            raise ValueError(f"{name!r} is not a node of the devcluster; they are node-0, node-1, …")
+            raise ValueError(
+                f"{name!r} is not a node of the devcluster; they are node-0, node-1, …"
+            )
         return cls(int(index))
 
     @property

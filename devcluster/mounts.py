@@ -47,9 +47,7 @@ def left(home: Path) -> list[str]:
 def mount_point_of(path: Path) -> Path:
     """Return where the file system that holds `path` is mounted."""
     real = path.resolve()
-    return max(
-        (p for p in mount_points() if real.is_relative_to(p)), key=lambda p: len(p.parts)
-    )
+    return max((p for p in mount_points() if real.is_relative_to(p)), key=lambda p: len(p.parts))
 
 
 def _unescaped(text: str) -> Path:

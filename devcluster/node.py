@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def containerd(layout: Layout, node: Node, build: str) -> Program:
         build=build,
         arguments=("--config", str(file)),
         inputs=(file,),
-        is_ready=node.socket.is_socket,
+        is_ready=lambda: _accepts(node.socket),
     )
 
 
@@ -94,6 +95,16 @@ def is_ready(api: Api, node: Node, *, since: datetime) -> bool:
         return False
     renewed = api.get(f"{_LEASES}/{node.name}").get("spec", {}).get("renewTime")
     return renewed is not None and datetime.fromisoformat(renewed) > since
+
+
+def _accepts(path: Path) -> bool:
+    """Whether somebody listens on a socket; its file alone can be of a process that was killed."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _ctr(layout: Layout, node: Node, *arguments: str) -> str:

@@ -7,10 +7,10 @@ without the other. All are made when the cluster is, and vanish with it.
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from cryptography import x509
@@ -21,9 +21,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from devcluster.files import write
 from devcluster.layout import API_ADDRESS, API_PORT, CLUSTER_DOMAIN, Layout, Node
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 # Longer than a machine stays on: a cluster that was switched off is made anew.
-_VALIDITY = datetime.timedelta(days=3650)
-_CLOCK_SKEW = datetime.timedelta(hours=1)
+_VALIDITY = dt.timedelta(days=3650)
+_CLOCK_SKEW = dt.timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +54,7 @@ API_SERVER = Identity(
     ),
 )
 KUBELET_CLIENT = Identity(file="kubelet-client", user="devcluster:kubelet-client")
-CONTROLLER_MANAGER = Identity(
-    file="kube-controller-manager", user="system:kube-controller-manager"
-)
+CONTROLLER_MANAGER = Identity(file="kube-controller-manager", user="system:kube-controller-manager")
 SCHEDULER = Identity(file="kube-scheduler", user="system:kube-scheduler")
 COREDNS = Identity(file="coredns", user="devcluster:coredns")
 PROMETHEUS = Identity(file="prometheus", user="devcluster:prometheus")
@@ -175,7 +176,7 @@ def _issue(
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -204,14 +205,14 @@ def _general_name(name: str) -> x509.GeneralName:
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
+        serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
 
 
 def _kubeconfig_text(layout: Layout, identity: Identity) -> str:
     pair = certificate(layout, identity).read_bytes()
-    cut = pair.index(b"-----BEGIN PRIVATE KEY-----")
+    cut = pair.index(b"-----BEGIN EC PRIVATE KEY-----")
     cluster = {
         "server": f"https://{API_ADDRESS}:{API_PORT}",
         "certificate-authority-data": _base64(authority(layout).read_bytes()),

@@ -27,7 +27,9 @@ def prometheus(layout: Layout, build: str) -> Program:
     """Return Prometheus; it has the chart's alerts, and starts anew when they change."""
     file = layout.config / "prometheus.yaml"
     rules = layout.root / "charts/modelscaling/files/rules"
-    content = configuration(rules=rules / "*.yaml", kubeconfig=pki.kubeconfig(layout, pki.PROMETHEUS))
+    content = configuration(
+        rules=rules / "*.yaml", kubeconfig=pki.kubeconfig(layout, pki.PROMETHEUS)
+    )
     write(file, yaml.safe_dump(content, sort_keys=False))
     return Program(
         name="prometheus",

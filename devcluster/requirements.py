@@ -18,7 +18,9 @@ _PACKAGES = ("gcc", "libc6-dev", "pkg-config", "libseccomp-dev")
 def check_machine() -> None:
     """Raise when a cluster cannot run here."""
     if sys.platform != "linux":
-        raise ClusterError(f"the devcluster needs Linux; run it in a virtual machine, {_KUBECONFIG_HINT}")
+        raise ClusterError(
+            f"the devcluster needs Linux; run it in a virtual machine, {_KUBECONFIG_HINT}"
+        )
     if os.geteuid() != 0:
         raise ClusterError(
             f"the devcluster needs root, for mounts, cgroups and interfaces; run it as root, "
