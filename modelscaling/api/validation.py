@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cel
 from pydantic import ValidationError
 
 from modelscaling.api.base import ApiModel, Rule
+from modelscaling.api.model import ModelSpec
 from modelscaling.api.modelscaling import ModelScalingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+_T = TypeVar("_T", bound=ApiModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +42,29 @@ class InvalidSpecError(ValueError):
 
 def parse_spec(spec: Mapping[str, Any]) -> ModelScalingSpec:
     """Return the typed spec; `InvalidSpecError` names every field that is wrong."""
+    return _parse(ModelScalingSpec, spec, "spec")
+
+
+def parse_model(model: Mapping[str, Any]) -> ModelSpec:
+    """Return the typed `spec.model`; `InvalidSpecError` names every field that is wrong."""
+    return _parse(ModelSpec, model, "spec.model")
+
+
+def _parse(kind: type[_T], content: Mapping[str, Any], path: str) -> _T:
+    """Return the part of a spec that stands at `path`."""
     try:
-        parsed = ModelScalingSpec.model_validate(spec)
+        parsed = kind.model_validate(content)
     except ValidationError as error:
-        raise InvalidSpecError([_problem(detail) for detail in error.errors()]) from None
-    problems = list(_broken_rules(parsed, "spec"))
+        raise InvalidSpecError([_problem(detail, path) for detail in error.errors()]) from None
+    problems = list(_broken_rules(parsed, path))
     if problems:
         raise InvalidSpecError(problems)
     return parsed
 
 
-def _problem(detail: Any) -> Problem:  # noqa: ANN401 - pydantic's TypedDict differs by release
+def _problem(detail: Any, path: str) -> Problem:  # noqa: ANN401 - TypedDict differs by release
     """Return one of pydantic's errors in our words."""
-    field = ".".join(["spec", *(str(part) for part in detail["loc"])])
+    field = ".".join([path, *(str(part) for part in detail["loc"])])
     match detail["type"]:
         case "missing":
             return Problem(field=field, message="is required; set it")
@@ -82,4 +95,4 @@ def _evaluate(expression: str, content: Mapping[str, Any]) -> Any:  # noqa: ANN4
     return cel.evaluate(expression, {"self": content})
 
 
-__all__ = ["InvalidSpecError", "Problem", "Rule", "parse_spec"]
+__all__ = ["InvalidSpecError", "Problem", "Rule", "parse_model", "parse_spec"]

@@ -1,0 +1,1 @@
+"""The command line `modelscaling`, which is also the kubectl plugin `kubectl modelscaling`."""

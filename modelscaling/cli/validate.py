@@ -1,0 +1,103 @@
+"""`modelscaling validate`: what the API server and the operator would say, without a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelscaling.api.validation import InvalidSpecError
+from modelscaling.cli.resource import model_scalings, name_of, parse_resource, read_documents
+from modelscaling.quantity import format_quantity
+from modelscaling.resolve import resolve_configuration, resolve_plan
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from modelscaling.api.validation import Problem
+
+_EXAMPLE = """\
+example:
+  modelscaling validate -f run.yaml && kubectl apply -f run.yaml
+
+exit code: 0 all is valid, 1 something is not, 2 the file cannot be read or has no ModelScaling
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is said of one ModelScaling."""
+
+    name: str
+    problems: tuple[Problem, ...] = ()
+    parameters: int | None = None
+    total_steps: int | None = None
+    mesh: str | None = None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it would be accepted."""
+        return not self.problems
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = _EXAMPLE
+    parser.add_argument(
+        "-f",
+        "--file",
+        required=True,
+        metavar="FILE",
+        help="YAML file; every ModelScaling in it is checked; - is standard input",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="write one object of JSON to standard output"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what would be said of each ModelScaling."""
+    documents = model_scalings(options.file, read_documents(options.file))
+    reports = [judge(document) for document in documents]
+    if options.json:
+        print(json.dumps(_as_json(reports)))
+    else:
+        for report in reports:
+            _print(report, options.file)
+    return 0 if all(report.is_valid for report in reports) else 1
+
+
+def judge(document: Mapping[str, Any]) -> Report:
+    """Return what would be said of one ModelScaling."""
+    name = name_of(document)
+    try:
+        spec = parse_resource(document).spec
+        configuration = resolve_configuration(spec)
+        plan = resolve_plan(spec)
+    except InvalidSpecError as error:
+        return Report(name=name, problems=tuple(error.problems))
+    return Report(
+        name=name,
+        parameters=configuration.model.parameters(),
+        total_steps=configuration.training.total_steps,
+        mesh=str(plan.mesh),
+    )
+
+
+def _as_json(reports: list[Report]) -> dict[str, Any]:
+    return {
+        "valid": all(report.is_valid for report in reports),
+        "documents": [{"valid": report.is_valid, **asdict(report)} for report in reports],
+    }
+
+
+def _print(report: Report, file: str) -> None:
+    for problem in report.problems:
+        print(f"error: {file}: {report.name}: {problem}", file=sys.stderr)
+    if report.parameters is not None:
+        print(
+            f"{report.name}: valid; {format_quantity(report.parameters)} parameters, "
+            f"{report.total_steps} steps, mesh {report.mesh}"
+        )

@@ -1,0 +1,125 @@
+"""A run on this machine without a cluster: the same agent and workers as in a pod.
+
+`modelscaling train` starts it as `python -m modelscaling_trainer.local`, with a `LocalRun` as JSON
+on standard input. The exit code is 0 for a run that reached its end, 1 for one that failed, and
+128 + the signal's number for one that was interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelscaling.exit_code import ExitCode
+from modelscaling.local_run import LocalRun
+from modelscaling.protocol import GroupAssignment, Member
+from modelscaling_trainer.agent.agent import Agent
+from modelscaling_trainer.agent.fencing import Identity, Verdict
+from modelscaling_trainer.agent.settings import AgentSettings
+from modelscaling_trainer.local_report import LocalReport
+from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
+
+if TYPE_CHECKING:
+    from modelscaling.protocol import StoreAddress
+
+_LOOPBACK_ADDRESS = "127.0.0.1"
+_GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+_FIRST_GENERATION = 1
+_STOP_TIMEOUT_S = 600.0
+"""For the checkpoint of an interrupted run; a second interrupt does not wait for it."""
+
+
+def main() -> int:
+    """Train the run on standard input; return the process' exit code."""
+    os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
+    configure_logging()
+    run = LocalRun.model_validate_json(sys.stdin.buffer.read())
+    return asyncio.run(LocalTraining(run).train())
+
+
+class LocalTraining:
+    """One local run from its start to its end."""
+
+    def __init__(self, run: LocalRun) -> None:
+        self._run = run
+        self._interrupted_by: signal.Signals | None = None
+        self._report = LocalReport(run, output=sys.stdout, terminal=sys.stderr)
+        self._agent = Agent(
+            AgentSettings(
+                identity=Identity(run_uid=run.name, index=0, processes=run.mesh.size),
+                configuration=run.configuration,
+                scratch=_cache_directory(),
+                checkpoint_directory=run.output,
+                stop_at_step=run.stop_at_step,
+                shares_machine=False,
+                termination_grace_s=_STOP_TIMEOUT_S,
+            ),
+            observer=self._report,
+            look_up_store=_never,
+            environment={_GLOO_INTERFACE: _loopback_interface(), **os.environ},
+        )
+
+    async def train(self) -> int:
+        """Train; return the process' exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt, number)
+        judgement = self._agent.assign(_assignment(self._run))
+        assert judgement.verdict is Verdict.OBEYED, judgement.message
+        exit_code = await self._agent.run()
+        if self._interrupted_by and exit_code is not ExitCode.DONE:
+            self._report.interrupted()
+            return 128 + self._interrupted_by
+        if exit_code is not ExitCode.DONE:
+            self._report.failed(self._agent.facts.failure)
+            return 1
+        self._report.done()
+        return 0
+
+    def _interrupt(self, number: signal.Signals) -> None:
+        """Save and stop; the second time stop without saving."""
+        if self._interrupted_by:
+            self._agent.end_at_once()
+            return
+        self._interrupted_by = number
+        self._report.interrupting()
+        self._agent.interrupt()
+
+
+def _assignment(run: LocalRun) -> GroupAssignment:
+    """Return the only group of a local run: this machine."""
+    member = Member(index=0, address=_LOOPBACK_ADDRESS, processes=run.mesh.size)
+    return GroupAssignment(
+        run_uid=run.name,
+        generation=_FIRST_GENERATION,
+        members=(member,),
+        mesh=run.mesh,
+        configuration=run.configuration,
+    )
+
+
+async def _never(leader: Member, generation: int) -> StoreAddress:
+    """Refuse: the only member of a group is its leader and asks nobody."""
+    raise AssertionError(f"asked {leader} for the store of generation {generation}")
+
+
+def _loopback_interface() -> str:
+    """Return the name of the interface to this machine itself; its host name may lead nowhere."""
+    names = (name for _, name in socket.if_nameindex())
+    return next((name for name in names if re.fullmatch(r"lo\d*", name)), "lo")
+
+
+def _cache_directory() -> Path:
+    """Return where what is made from the data is kept for the next run."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "modelscaling"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

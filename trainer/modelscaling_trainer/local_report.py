@@ -1,0 +1,176 @@
+"""What a local run shows: lines of JSON for programs, a line of progress for people."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, TextIO
+
+from modelscaling.quantity import format_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from modelscaling.local_run import LocalRun
+    from modelscaling.protocol import Failure, Progress
+    from modelscaling_trainer.figures import ProcessFigures
+
+_LINE_EVERY_S = 5.0
+"""Between two lines of progress where they are not on a terminal."""
+_CLEAR_LINE = "\r\x1b[K"
+_CHECKPOINT_NAME = re.compile(r"step-(\d+)")
+
+
+class LocalReport:
+    """Writes JSON to `output` if the run asks for it, and all that is for people to `terminal`."""
+
+    def __init__(
+        self,
+        run: LocalRun,
+        *,
+        output: TextIO,
+        terminal: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._output = output
+        self._terminal = terminal
+        self._clock = clock
+        self._is_live = terminal.isatty() and not run.is_json
+        self._last_line_at = -_LINE_EVERY_S
+        self._progress: Progress | None = None
+        if not run.is_json:
+            self._say(self._introduction())
+
+    @property
+    def _last_step(self) -> int:
+        total = self._run.configuration.training.total_steps
+        return min(total, self._run.stop_at_step or total)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Show a step."""
+        self._progress = progress
+        if self._run.is_json:
+            self._write(self._step_fields(progress))
+        elif self._is_live:
+            self._terminal.write(_CLEAR_LINE + self._line(progress))
+            self._terminal.flush()
+        elif self._clock() - self._last_line_at >= _LINE_EVERY_S:
+            self._last_line_at = self._clock()
+            self._say(self._line(progress))
+
+    def on_figures(self, rank: int, figures: ProcessFigures) -> None:
+        """Show nothing of one process' own numbers."""
+
+    def interrupting(self) -> None:
+        """Say what the first interrupt does."""
+        saves = "saving" if self._run.output else "stopping"
+        self._end_line()
+        self._say(f"{saves}; interrupt again to end at once, without a checkpoint")
+
+    def interrupted(self) -> None:
+        """Say where an interrupted run was saved."""
+        self._end_line()
+        checkpoint = self._checkpoint()
+        self._say(
+            f"interrupted; the run is saved in {checkpoint}, and the same command goes on from it"
+            if checkpoint
+            else "interrupted; nothing was saved"
+        )
+
+    def failed(self, failure: Failure | None) -> None:
+        """Say why the run failed."""
+        self._end_line()
+        reason = f"{failure.reason}: {failure.message}" if failure else "no reason was given"
+        self._say(f"error: the run failed: {reason}")
+
+    def done(self) -> None:
+        """Show the end."""
+        fields = {
+            "done": True,
+            "step": self._step(),
+            "parameters": self._run.configuration.model.parameters(),
+            "mesh": str(self._run.mesh),
+            "checkpoint": self._checkpoint(),
+        }
+        if self._run.is_json:
+            self._write(fields)
+            return
+        if self._progress and not self._is_live:
+            self._say(self._line(self._progress))
+        self._end_line()
+        saved = f"saved in {fields['checkpoint']}" if fields["checkpoint"] else "nothing was saved"
+        self._say(f"done at step {fields['step']}; {saved}")
+
+    def _introduction(self) -> str:
+        run = self._run
+        where = (
+            f"saving to {run.output}"
+            if run.output
+            else "nothing is saved (give --output DIR to save)"
+        )
+        return (
+            f"{run.name}: {format_quantity(run.configuration.model.parameters())} parameters, "
+            f"{run.configuration.training.total_steps} steps, mesh {run.mesh}; {where}"
+        )
+
+    def _step_fields(self, progress: Progress) -> dict[str, float | str | None]:
+        fields: dict[str, float | str | None] = {
+            "step": progress.step,
+            "loss": progress.loss,
+            "tokens": progress.tokens,
+            "sample_digest": progress.sample_digest,
+            "step_seconds": progress.step_seconds,
+            "tokens_per_second": progress.tokens_per_second,
+        }
+        # The progress repeats the last validation loss until the next is measured.
+        every = self._run.configuration.training.validate_every_steps
+        is_measured = every and (progress.step % every == 0 or progress.step == self._last_step)
+        if is_measured and progress.validation_loss is not None:
+            fields["validation_loss"] = progress.validation_loss
+        return fields
+
+    def _line(self, progress: Progress) -> str:
+        parts = [f"step {progress.step}/{self._last_step}"]
+        if progress.loss is not None:
+            parts.append(f"loss {progress.loss:.4f}")
+        if progress.validation_loss is not None:
+            parts.append(f"validation loss {progress.validation_loss:.4f}")
+        if progress.tokens_per_second:
+            tokens = (self._last_step - progress.step) * self._run.configuration.tokens_per_step
+            left = timedelta(seconds=round(tokens / progress.tokens_per_second))
+            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+            parts.append(f"{left} left")
+        return "  ".join(parts)
+
+    def _step(self) -> int:
+        """Return the step that the run is at, also where it was already done before."""
+        if self._progress:
+            return self._progress.step
+        return max(self._checkpoint_steps(), default=0)
+
+    def _checkpoint(self) -> str | None:
+        """Return the path of the newest checkpoint."""
+        steps = self._checkpoint_steps()
+        return str(steps[max(steps)]) if steps else None
+
+    def _checkpoint_steps(self) -> dict[int, str]:
+        output = self._run.output
+        if output is None or not output.is_dir():
+            return {}
+        matches = ((path, _CHECKPOINT_NAME.fullmatch(path.name)) for path in output.iterdir())
+        return {int(match[1]): str(path) for path, match in matches if match}
+
+    def _write(self, fields: Mapping[str, object]) -> None:
+        self._output.write(json.dumps(fields) + "\n")
+        self._output.flush()
+
+    def _say(self, line: str) -> None:
+        self._terminal.write(line + "\n")
+        self._terminal.flush()
+
+    def _end_line(self) -> None:
+        if self._is_live and self._progress:
+            self._terminal.write("\n")
