@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelscaling_trainer.errors import ConfigurationError
+from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.state import NOTHING, Counters
 
 if TYPE_CHECKING:
@@ -52,12 +52,17 @@ class Checkpoint:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Fill tensors in place.
 
-        Raises whatever torch.distributed.checkpoint does where the files are damaged.
+        Raises:
+            CheckpointError: its files are damaged; the tensors may be half filled.
         """
         # Slow to import (it brings sympy); `warm_up` has done it before a group waits.
+        from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
         from torch.distributed.checkpoint.state_dict_loader import load  # noqa: PLC0415
 
-        load(dict(tensors), checkpoint_id=self.path, no_dist=True)
+        try:
+            load(dict(tensors), checkpoint_id=self.path, no_dist=True)
+        except (Exception, CheckpointException) as error:  # which is a BaseException
+            raise CheckpointError(f"checkpoint {self.path} is damaged: {error}") from error
 
 
 def warm_up() -> None:
@@ -133,22 +138,25 @@ def write(
     """Write a checkpoint and publish it under its step's name.
 
     Raises:
-        OSError: the directory cannot be written, or is full; nothing that was there is changed.
+        CheckpointError: the directory cannot be written, or is full; what was there is whole.
     """
+    from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
     from torch.distributed.checkpoint.filesystem import FileSystemWriter  # noqa: PLC0415
     from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
 
-    directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f"{_TEMPORARY}{_name(counters.step)}-{os.getpid()}-{time.time_ns()}"
     try:
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         writer = FileSystemWriter(temporary, thread_count=2)
         save(dict(tensors), storage_writer=writer, no_dist=True)
         _write_description(temporary, counters, shape)
         _publish(temporary, directory / _name(counters.step))
-    except BaseException:
+    except (Exception, CheckpointException) as error:  # which is a BaseException
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise CheckpointError(
+            f"could not write a checkpoint below {str(directory)!r}: {_cause(error)}; those "
+            f"before it are whole; make room on the volume, or make it writable"
+        ) from error
 
 
 def prune(directory: Path, *, keep: int) -> None:
@@ -159,6 +167,12 @@ def prune(directory: Path, *, keep: int) -> None:
     for path in directory.glob(f"{_TEMPORARY}*"):
         if _is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _cause(error: BaseException) -> str:
+    """Return why writing failed; torch hides it in a report for each rank."""
+    failures = getattr(error, "failures", {})
+    return "; ".join(str(cause) for cause, _ in failures.values()) or str(error)
 
 
 def _name(step: int) -> str:

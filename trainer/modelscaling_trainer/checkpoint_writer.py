@@ -36,7 +36,7 @@ class CheckpointWriter:
         self._shape = shape
         self._staged: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._error: CheckpointError | None = None
         self.written_step: int | None = None
         """The step of the newest checkpoint that this process has published."""
         self.written_seconds: float | None = None
@@ -69,10 +69,7 @@ class CheckpointWriter:
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
-            raise CheckpointError(
-                f"could not write a checkpoint below {str(self._directory)!r}: {error}; those "
-                f"before it are whole; make room on the volume, or make it writable"
-            ) from error
+            raise error
 
     def _stage(self, tensors: dict[str, Tensor]) -> None:
         """Copy into memory that is kept: touching new pages takes longer than copying."""
@@ -87,7 +84,7 @@ class CheckpointWriter:
             self.written_step = counters.step
             self.written_seconds = time.monotonic() - started
             prune(self._directory, keep=self._keep)
-        except Exception as error:  # noqa: BLE001 - raised again by wait(), in the caller's thread
-            self._error = error
+        except CheckpointError as error:
+            self._error = error  # raised by wait(), in the caller's thread
             return
         _log.info("wrote the checkpoint of step %d", counters.step)

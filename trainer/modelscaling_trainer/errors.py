@@ -34,7 +34,7 @@ class GroupLostError(Exception):
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written (exit code 1). Those written before are whole."""
+    """A checkpoint could not be written or read (exit code 1). The others are whole."""
 
     def __init__(self, message: str) -> None:
         """Take a sentence for people."""

@@ -8,6 +8,7 @@ processes is a GroupLostError, after which another group can be formed.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,6 +34,7 @@ FORM_TIMEOUT_S = 60.0
 COLLECTIVE_TIMEOUT_S = 300.0
 """How long the slowest member may lag behind; compiling and loading are in it."""
 _POLL_S = 0.02
+_CONNECT_TIMEOUT_S = 2.0
 
 
 @contextmanager
@@ -56,6 +58,7 @@ def process_group(
     device: torch.device,
     on_store_port: Callable[[int], None],
     is_withdrawn: Callable[[], bool],
+    form_timeout_s: float = FORM_TIMEOUT_S,
 ) -> Iterator[bool]:
     """Form a group as torch's default one, and dissolve it at the end.
 
@@ -64,12 +67,16 @@ def process_group(
     Raises:
         GroupLostError: not all members came in time, or one left again.
     """
+    deadline = _Deadline(form_timeout_s, is_withdrawn)
+    if not _is_store_reachable(group, deadline):
+        yield False
+        return
     with communication("opening its store"):
-        store = _open_store(group)
+        store = _open_store(group, form_timeout_s)
     if group.rank == 0:
         on_store_port(store.port)
     prefixed = PrefixStore(f"generation-{group.generation}", store)
-    if not _meet(prefixed, group, is_withdrawn):
+    if not _meet(prefixed, group, deadline):
         yield False
         return
     try:
@@ -111,34 +118,70 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _open_store(group: Group) -> TCPStore:
+class _Deadline:
+    """Until when, and whether, a process waits for the others of its group."""
+
+    def __init__(self, timeout_s: float, is_withdrawn: Callable[[], bool]) -> None:
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+        self._is_withdrawn = is_withdrawn
+
+    def wait_for(self, is_there: Callable[[], bool], describe: Callable[[], str]) -> bool:
+        """Return True as soon as it is there, and False where the process is withdrawn.
+
+        Raises:
+            GroupLostError: it did not come in time; `describe` says what.
+        """
+        while not is_there():
+            if self._is_withdrawn():
+                return False
+            if time.monotonic() > self._end:
+                raise GroupLostError(f"{describe()} within {self._timeout_s:g} s")
+            time.sleep(_POLL_S)
+        return True
+
+
+def _is_store_reachable(group: Group, deadline: _Deadline) -> bool:
+    """Wait for the store of rank 0: torch's own wait for it can be neither ended nor trusted to
+    keep to its timeout, as it tries again once that has passed.
+    """
+    if group.store_port is None:
+        return True
+    address = (group.store_host, group.store_port)
+
+    def is_there() -> bool:
+        try:
+            socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    place = f"{group.store_host}:{group.store_port}"
+    return deadline.wait_for(is_there, lambda: f"the store at {place} could not be reached")
+
+
+def _open_store(group: Group, timeout_s: float) -> TCPStore:
     return TCPStore(
         host_name=group.store_host,
         port=group.store_port or 0,
         world_size=group.mesh.size,
         is_master=group.rank == 0,
-        timeout=timedelta(seconds=FORM_TIMEOUT_S),
+        timeout=timedelta(seconds=timeout_s),
         wait_for_workers=False,
     )
 
 
-def _meet(store: Store, group: Group, is_withdrawn: Callable[[], bool]) -> bool:
+def _meet(store: Store, group: Group, deadline: _Deadline) -> bool:
     """Wait until all members are there; connecting them cannot be interrupted, this can."""
-    deadline = time.monotonic() + FORM_TIMEOUT_S
     everybody = [f"here-{rank}" for rank in range(group.mesh.size)]
+
+    def describe() -> str:
+        absent = [rank for rank, key in enumerate(everybody) if not store.check([key])]
+        return f"ranks {absent} of generation {group.generation} did not come"
+
     with communication("waiting for its members"):
         store.set(everybody[group.rank], "1")
-        while not store.check(everybody):
-            if is_withdrawn():
-                return False
-            if time.monotonic() > deadline:
-                absent = [rank for rank, key in enumerate(everybody) if not store.check([key])]
-                raise GroupLostError(
-                    f"ranks {absent} of generation {group.generation} did not come within "
-                    f"{FORM_TIMEOUT_S:.0f} s"
-                )
-            time.sleep(_POLL_S)
-    return True
+        return deadline.wait_for(lambda: store.check(everybody), describe)
 
 
 def _dissolve() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.initial_weights import set_initial_weights
 from modelscaling_trainer.optimizer import moments, set_steps
 from modelscaling_trainer.process_group import communication
@@ -98,8 +99,8 @@ class TrainingState:
         self._counters = None
         try:
             fill(self.tensors())
-        except Exception:  # noqa: BLE001 - what damaged files raise is not documented
-            _log.warning("the checkpoint of step %d is damaged", counters.step, exc_info=True)
+        except CheckpointError as error:
+            _log.warning("skipping it: %s", error.message)
             return False
         set_steps(self.optimizer, counters.step)
         self._counters = counters

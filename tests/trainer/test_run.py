@@ -1,0 +1,318 @@
+"""Whole runs in real processes: exactness on every number of processes, and after every fault."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.trainer.runs import make_run, write_text
+from tests.trainer.workers import Result, Worker, results, start, train_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Start = Callable[..., list[Worker]]
+
+pytestmark = pytest.mark.process
+
+AGREEMENT = 1e-5
+"""How far losses of the same run on other process counts may lie apart, nats; float32, 3e-4."""
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "data")
+
+
+@pytest.fixture
+def start_workers(tmp_path: Path) -> Iterator[Start]:
+    """Start workers that end with the test."""
+    started: list[Worker] = []
+
+    def begin(count: int, configuration: Any, **options: Any) -> list[Worker]:
+        workers = start(count, configuration, scratch=tmp_path / "scratch", **options)
+        started.extend(workers)
+        return workers
+
+    yield begin
+    for worker in started:
+        worker.kill()
+
+
+def _train(workers: list[Worker], *, generation: int = 1) -> list[Result]:
+    train_together(workers, generation=generation)
+    return results(workers)
+
+
+def test_four_processes_train_as_one_does(text: Path, start_workers: Start) -> None:
+    run = make_run(text, training__validate_every_steps=25)
+
+    [alone] = _train(start_workers(1, run))
+    together = _train(start_workers(4, run))
+
+    assert [result.outcome for result in together] == ["Complete"] * 4
+    assert alone.losses == pytest.approx(together[0].losses, abs=AGREEMENT)
+    assert alone.progress[-1].validation_loss == pytest.approx(
+        together[0].progress[-1].validation_loss, abs=AGREEMENT
+    )
+    assert alone.losses[-1] < alone.losses[0] - 0.3
+    assert all(alone.digests == result.digests for result in together)
+    assert all(together[0].losses == result.losses for result in together)
+
+
+def test_accumulating_micro_batches_changes_nothing(text: Path, start_workers: Start) -> None:
+    [whole] = _train(start_workers(1, make_run(text)))
+    [accumulated] = _train(start_workers(1, make_run(text, training__micro_batch_size=2)))
+
+    assert whole.losses == pytest.approx(accumulated.losses, abs=AGREEMENT)
+    assert whole.digests == accumulated.digests
+
+
+def test_another_seed_sees_other_samples(text: Path, start_workers: Start) -> None:
+    [first] = _train(start_workers(1, make_run(text), stop_at_step=2))
+    [second] = _train(start_workers(1, make_run(text, training__seed=8), stop_at_step=2))
+
+    assert first.digests != second.digests
+    assert first.losses != second.losses
+
+
+def test_a_stopped_run_resumes_bit_for_bit(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, checkpoint={"every_steps": 1000, "keep": 2})
+    undisturbed = _train(start_workers(2, run))[0]
+
+    workers = start_workers(2, run, checkpoint_directory=tmp_path / "run")
+    train_together(workers)
+    workers[0].wait_for_step(7)
+    workers[1].ask("Stop")
+    before = results(workers)
+    after = _train(start_workers(2, run, checkpoint_directory=tmp_path / "run"))
+
+    assert [result.outcome for result in before] == ["Stopped"] * 2
+    stopped_at = before[0].progress[-1].step
+    assert [stopped_at] * 2 == [result.progress[-1].checkpoint_step for result in before]
+    assert after[0].progress[0].step == stopped_at + 1
+    assert undisturbed.losses == before[0].losses + after[0].losses
+    assert undisturbed.digests == before[0].digests + after[0].digests
+
+
+def test_a_group_re_forms_from_memory_without_a_checkpoint_directory(
+    text: Path, start_workers: Start
+) -> None:
+    run = make_run(text, training__total_steps=40)
+    [undisturbed] = _train(start_workers(1, run))
+
+    workers = start_workers(3, run)
+    train_together(workers[:2])
+    workers[1].wait_for_step(10)
+    workers[0].ask("Reform")
+    before = results(workers[:2])
+    # The newcomer is rank 0: the state must come from the ranks that have it.
+    after = _train([workers[2], *workers[:2]], generation=2)
+
+    assert [result.outcome for result in after] == ["Complete"] * 3
+    assert undisturbed.digests == before[0].digests + after[0].digests
+    assert undisturbed.losses == pytest.approx(before[0].losses + after[0].losses, abs=AGREEMENT)
+
+
+def test_survivors_of_a_killed_process_re_form_and_lose_nothing(
+    text: Path, start_workers: Start
+) -> None:
+    run = make_run(text)
+    [undisturbed] = _train(start_workers(1, run))
+
+    workers = start_workers(3, run)
+    train_together(workers)
+    workers[0].wait_for_step(10)
+    workers[2].kill()
+    lost = results(workers[:2])
+    after = _train(workers[:2], generation=2)
+
+    assert [result.error for result in lost] == ["GroupLostError"] * 2
+    assert [result.outcome for result in after] == ["Complete"] * 2
+    resumed_after = after[0].progress[0].step - 1
+    losses = lost[0].losses[:resumed_after] + after[0].losses
+    assert undisturbed.losses[-len(losses) :] == pytest.approx(losses, abs=AGREEMENT)
+    assert undisturbed.digests[-1] == after[0].digests[-1]
+
+
+def test_the_process_that_hosts_the_store_may_die_too(text: Path, start_workers: Start) -> None:
+    workers = start_workers(3, make_run(text))
+    train_together(workers)
+    workers[1].wait_for_step(5)
+    workers[0].kill()
+    lost = results(workers[1:])
+    after = _train(workers[1:], generation=2)
+
+    assert [result.error for result in lost] == ["GroupLostError"] * 2
+    assert [result.outcome for result in after] == ["Complete"] * 2
+
+
+def test_a_checkpoint_on_request_does_not_end_training(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, checkpoint={"every_steps": 1000, "keep": 3})
+    [worker] = start_workers(1, run, checkpoint_directory=tmp_path / "run")
+    train_together([worker])
+    worker.wait_for_step(3)
+    worker.ask("Checkpoint")
+    result = worker.result()
+
+    assert result.outcome == "Complete"
+    saved = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
+    assert len(saved) == 2
+    assert saved[-1] == "step-00000050"
+
+
+def test_only_the_newest_checkpoints_are_kept(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, checkpoint={"every_steps": 10, "keep": 2})
+    [result] = _train(start_workers(1, run, checkpoint_directory=tmp_path / "run"))
+
+    assert result.outcome == "Complete"
+    saved = sorted(path.name for path in (tmp_path / "run").glob("*step-*"))
+    assert saved == ["step-00000040", "step-00000050"]
+    assert result.progress[-1].checkpoint_step == 50
+
+
+def test_a_torn_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, checkpoint={"every_steps": 10, "keep": 5})
+    directory = tmp_path / "run"
+    [undisturbed] = _train(start_workers(1, run, checkpoint_directory=directory))
+    for step in (30, 40):
+        _tear(directory / f"step-{step:08d}")
+    (directory / "step-00000050" / ".metadata").unlink()
+    again = _train(start_workers(2, run, checkpoint_directory=directory))
+
+    assert again[0].progress[0].step == 21
+    assert undisturbed.losses[20:] == pytest.approx(again[0].losses, abs=AGREEMENT)
+    assert undisturbed.digests[20:] == again[1].digests
+
+
+def _tear(checkpoint: Path) -> None:
+    file = next(checkpoint.glob("*.distcp"))
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def test_a_damaged_checkpoint_of_the_right_size_is_left_on_all_ranks(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, checkpoint={"every_steps": 10, "keep": 5})
+    directory = tmp_path / "run"
+    _train(start_workers(1, run, checkpoint_directory=directory, stop_at_step=20))
+    metadata = directory / "step-00000020" / ".metadata"
+    metadata.write_bytes(b"\0" * metadata.stat().st_size)
+    again = _train(start_workers(2, run, checkpoint_directory=directory))
+
+    assert [result.outcome for result in again] == ["Complete"] * 2
+    assert again[0].progress[0].step == 11
+
+
+def test_killed_at_any_moment_of_saving_there_is_always_a_whole_checkpoint(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, training__total_steps=100_000, checkpoint={"every_steps": 1, "keep": 2})
+    directory = tmp_path / "run"
+    reached = 0
+    for life in range(4):
+        [worker] = start_workers(1, run, checkpoint_directory=directory)
+        train_together([worker])
+        worker.wait_for_step(reached + 5 + life)
+        worker.kill()  # with a checkpoint after every step, one is being written now
+        [witness] = start_workers(1, run, checkpoint_directory=directory, stop_at_step=1)
+        [found] = _train([witness])
+        assert found.outcome == "Complete"
+        reached = max(int(path.name[5:]) for path in directory.glob("step-*"))
+        assert reached >= 3 + life
+
+    [worker] = start_workers(1, run, checkpoint_directory=directory)
+    train_together([worker])
+    worker.wait_for_step(reached + 1)
+
+
+def test_a_directory_that_cannot_be_written_ends_the_run_with_its_name(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    (tmp_path / "run").write_text("a file where the directory should be")
+    run = make_run(text, checkpoint={"every_steps": 1000, "keep": 2})
+    both = _train(start_workers(2, run, checkpoint_directory=tmp_path / "run"))
+
+    assert [result.error for result in both] == ["CheckpointError"] * 2
+    assert str(tmp_path / "run") in both[1].message
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks_and_saves_nothing(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(
+        text,
+        optimizer__learning_rate=1e30,
+        optimizer__gradient_clip_norm=0.0,
+        checkpoint={"every_steps": 1, "keep": 100},
+    )
+    both = _train(start_workers(2, run, checkpoint_directory=tmp_path / "run"))
+
+    assert [result.error for result in both] == ["DivergedError"] * 2
+    assert "learningRate=1e+30" in both[0].message
+    assert all(math.isfinite(loss) for loss in both[0].losses)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_field(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    checkpoint = {"every_steps": 10, "keep": 2}
+    small = make_run(text, checkpoint=checkpoint)
+    deep = make_run(text, model__layers=3, checkpoint=checkpoint)
+    directory = tmp_path / "run"
+    _train(start_workers(1, small, checkpoint_directory=directory, stop_at_step=10))
+    [refused] = _train(start_workers(1, deep, checkpoint_directory=directory))
+
+    assert refused.error == "ConfigurationError"
+    assert "layers: 2 in the checkpoint, 3 declared" in refused.message
+
+
+def test_ranks_with_other_settings_are_refused_by_field(text: Path, start_workers: Start) -> None:
+    workers = start_workers(1, make_run(text)) + start_workers(1, make_run(text, training__seed=9))
+    both = _train(workers)
+
+    assert [result.error for result in both] == ["ConfigurationError"] * 2
+    assert "configuration.training.seed is 7 on rank 0 and 9 on rank 1" in both[0].message
+
+
+def test_ranks_with_other_data_are_refused(text: Path, start_workers: Start) -> None:
+    first = start_workers(1, make_run(text))
+    train_together(first)
+    first[0].wait_for_step(1)
+    first[0].ask("Reform")
+    first[0].result()
+    text.write_text(text.read_text().replace("scale", "scare"))
+    both = _train(first + start_workers(1, make_run(text)), generation=2)
+
+    assert [result.error for result in both] == ["ConfigurationError"] * 2
+    assert "mount the same files" in both[1].message
+
+
+def test_a_process_can_leave_a_group_that_never_forms(text: Path, start_workers: Start) -> None:
+    [worker] = start_workers(1, make_run(text))
+    worker.train(rank=0, ranks=2, port=None)
+    worker.ask("Reform")
+
+    assert worker.result().outcome == "Stopped"
+
+
+def test_a_process_can_leave_a_store_that_is_gone(text: Path, start_workers: Start) -> None:
+    [worker] = start_workers(1, make_run(text))
+    port = worker.train(rank=0, ranks=2, port=None)
+    worker.ask("Reform")
+    worker.result()
+    worker.train(rank=1, ranks=2, port=port, generation=2)
+    worker.ask("Reform")
+
+    assert worker.result().outcome == "Stopped"
