@@ -66,7 +66,8 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         }
     if "items" in schema:
         converted["items"] = _convert(schema["items"], definitions)
-    _simplify_default(converted)
+    if converted.get("default", ...) is None or _is_opaque_object(converted):
+        converted.pop("default", None)
     return converted
 
 
@@ -86,9 +87,6 @@ def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict
     return _resolved({**given[0], **beside}, definitions)
 
 
-def _simplify_default(schema: dict[str, Any]) -> None:
-    """Let an object's default come from its fields' defaults, so that each stands once."""
-    if schema.get("default", ...) is None or (schema.get(_PRESERVE) and schema.get("type")):
-        schema.pop("default", None)
-    elif "default" in schema and "properties" in schema:
-        schema["default"] = {}
+def _is_opaque_object(schema: Mapping[str, Any]) -> bool:
+    """Whether a field holds any object; a default there would only show as an empty one."""
+    return bool(schema.get(_PRESERVE)) and schema.get("type") == "object"

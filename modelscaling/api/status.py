@@ -66,7 +66,7 @@ class Condition(StatusModel):
     status: ConditionStatus
     """Status is True, False or Unknown."""
 
-    observed_generation: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    observed_generation: Annotated[int, Field(ge=0, le=2**53)]
     """ObservedGeneration is the metadata.generation that the condition speaks of."""
 
     last_transition_time: datetime
@@ -82,10 +82,10 @@ class Condition(StatusModel):
 class ModelStatus(StatusModel):
     """Model is the size that the spec stands for."""
 
-    parameters: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    parameters: Annotated[int, Field(ge=0, le=2**53)]
     """Parameters is the exact number of trainable parameters."""
 
-    flops_per_token: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    flops_per_token: Annotated[int, Field(ge=0, le=2**53)]
     """FlopsPerToken is the number of floating-point operations of forward and backward for one
     token, as PaLM counts them."""
 
@@ -109,13 +109,13 @@ class PlanStatus(StatusModel):
 class ProgressStatus(StatusModel):
     """Progress is how far the run is, as its first rank reported it last."""
 
-    step: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    step: Annotated[int, Field(ge=0, le=2**53)]
     """Step is the number of optimizer steps done."""
 
-    total_steps: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    total_steps: Annotated[int, Field(ge=0, le=2**53)]
     """TotalSteps is the number of optimizer steps of the whole run."""
 
-    tokens: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    tokens: Annotated[int, Field(ge=0, le=2**53)]
     """Tokens is the number of tokens trained on."""
 
     sample_digest: Annotated[str, Field(max_length=128)]
@@ -139,7 +139,7 @@ class ProgressStatus(StatusModel):
     """GoodputPercent is the time in useful steps over the wall time since the run's first group
     formed, in percent."""
 
-    checkpoint_step: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    checkpoint_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """CheckpointStep is the step of the newest complete checkpoint; a failure goes back to it."""
 
     estimated_completion_time: datetime | None = None
@@ -151,7 +151,7 @@ class GroupStatus(StatusModel):
     so that its number only grows.
     """
 
-    generation: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    generation: Annotated[int, Field(ge=0, le=2**53)]
     """Generation is the number of the decision; an agent turns lower ones away."""
 
     digest: Annotated[str, Field(max_length=64)]
@@ -173,7 +173,7 @@ class GroupStatus(StatusModel):
     """StoppedTime is the last time at which the group before was seen to train, if one was;
     downtime is counted from it."""
 
-    stopped_step: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    stopped_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """StoppedStep is the last step that the group before was seen to have done, if there was
     one."""
 
@@ -196,7 +196,7 @@ class RestartStatus(StatusModel):
     """Consecutive is the number of failures since a step was last completed; the pause is
     2^(consecutive - 1) seconds, at most 60."""
 
-    step: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    step: Annotated[int, Field(ge=0, le=2**53)] = 0
     """Step is the furthest step that was reached before the last failure."""
 
     last_time: datetime | None = None
@@ -232,14 +232,14 @@ class RescaleRecord(StatusModel):
     """DowntimeSeconds is the time from the last step seen of the old group to the first step
     seen of the new one, in seconds."""
 
-    lost_steps: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    lost_steps: Annotated[int, Field(ge=0, le=2**53)]
     """LostSteps is the number of steps that had to be done again."""
 
 
 class ModelScalingStatus(StatusModel):
     """Status is what the operator last saw of the run."""
 
-    observed_generation: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    observed_generation: Annotated[int, Field(ge=0, le=2**53)] = 0
     """ObservedGeneration is the metadata.generation of the spec that the status speaks of."""
 
     state: RunState | None = None
