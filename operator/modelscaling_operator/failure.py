@@ -123,7 +123,7 @@ def retry_time(restarts: RestartStatus) -> datetime | None:
     """Return when the next attempt may begin; None where there is nothing to wait for."""
     if restarts.last_time is None or restarts.consecutive == 0:
         return None
-    pause_s = min(LONGEST_PAUSE_S, 2 ** min(restarts.consecutive - 1, 10))
+    pause_s = min(LONGEST_PAUSE_S, 2.0 ** min(restarts.consecutive - 1, 10))
     return restarts.last_time + timedelta(seconds=pause_s)
 
 

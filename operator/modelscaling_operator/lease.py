@@ -97,7 +97,7 @@ class Lease:
                 await self._refresh()
             except (KubeError, TimeoutError) as error:
                 _logger.warning("Lease is not renewed: %r", error)
-            if self._held is None or clock() - renewed_at > self._duration_s * 2 / 3:
+            if not self.held or clock() - renewed_at > self._duration_s * 2 / 3:
                 _logger.error("Lease is lost; this operator ends")
                 self._held = None
                 self._on_loss()

@@ -140,7 +140,7 @@ class RunLoop:
     def _back_off(self, error: Exception, retry_after_s: float | None) -> float:
         self._around.metrics.reconcile_errors.inc()
         self._errors += 1
-        pause_s = min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(self._errors - 1, 10))
+        pause_s = min(LONGEST_BACKOFF_S, 0.5 * 2.0 ** min(self._errors - 1, 10))
         pause_s = max(pause_s, retry_after_s or 0)
         _logger.warning(
             "look is tried again",
