@@ -41,8 +41,11 @@ export UV_PROJECT_ENVIRONMENT="$environment"
 if [ -n "$development" ]; then
     uv sync --project "$root" --frozen --all-extras
 else
+    # uv takes a package of an earlier build from its cache as long as pyproject.toml is the same,
+    # so our own is always built anew.
     # shellcheck disable=SC2086 # one word an extra
-    uv sync --project "$root" --frozen --no-dev --no-editable $extras
+    uv sync --project "$root" --frozen --no-dev --no-editable \
+        --reinstall-package modelscaling $extras
 fi
 
 if [ -n "$corpus" ]; then

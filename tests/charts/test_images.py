@@ -102,6 +102,20 @@ def test_the_operator_image_has_the_operator_and_no_torch(operator_environment: 
 
 @pytest.mark.process
 @pytest.mark.timeout(320)
+def test_an_image_has_the_code_of_this_tree_and_not_of_an_earlier_build(
+    operator_environment: Path,
+) -> None:
+    (packages,) = (operator_environment / "venv/lib").glob("python*/site-packages")
+
+    for folder in ("modelscaling", "operator/modelscaling_operator"):
+        source = ROOT / folder
+        for file in source.rglob("*.py"):
+            installed = packages / file.relative_to(source.parent)
+            assert installed.read_text() == file.read_text()
+
+
+@pytest.mark.process
+@pytest.mark.timeout(320)
 def test_the_operator_starts_from_its_image_without_the_source_tree(
     operator_environment: Path, tmp_path: Path
 ) -> None:
