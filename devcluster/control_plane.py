@@ -120,6 +120,8 @@ def controller_manager(layout: Layout, build: str) -> Program:
             "--node-monitor-period=1s",
             "--node-monitor-grace-period=6s",
             "--secure-port=0",
+            # Made by it at once; by default in /usr/libexec.
+            f"--flex-volume-plugin-dir={layout.home / 'volume-plugins'}",
         ),
         inputs=(kubeconfig, pki.service_account_key(layout)),
     )

@@ -86,6 +86,11 @@ def check(python: Python) -> None:
                 f"one of /. Clone the repository to a directory on / (`df DIRECTORY` tells), use "
                 f"a Python that is on it too, or set KUBECONFIG to a cluster of yours"
             )
+        if path.is_relative_to("/tmp"):  # noqa: S108 - looked at, not written to
+            raise ClusterError(
+                f"{path} is in /tmp, and pods have a /tmp of their own; move the repository, or the "
+                f"Python that .venv is based on, to another directory"
+            )
         if not path.stat().st_mode & stat.S_IROTH:
             raise ClusterError(
                 f"{path} can be read by its owner only, and pods run as another user: "

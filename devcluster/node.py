@@ -208,5 +208,5 @@ def _kubelet_configuration(layout: Layout, node: Node) -> dict[str, Any]:
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "100Mi"},
         "podLogsDir": str(layout.node(node) / "logs"),
-        "volumePluginDir": str(layout.node(node) / "volume-plugins"),
+        "volumePluginDir": str(layout.home / "volume-plugins"),
     }
