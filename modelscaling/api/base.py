@@ -7,13 +7,17 @@ same text (`modelscaling.api.validation`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from modelscaling.quantity import QUANTITY_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +26,33 @@ class Rule:
 
     expression: str
     message: str
-    """A CEL expression that yields the message, with the values in it."""
+    """What is wrong and how to mend it, with the fields' values as `{field}` or `{field.below}`."""
 
     field: str
     """The field that the error is reported at, relative to the type; empty for the type itself."""
+
+    def message_expression(self) -> str:
+        """Return the CEL expression that yields the message.
+
+        It formats, because the API server cannot bound the cost of adding up strings that it
+        makes of integers, and refuses the CRD.
+        """
+        text = _PLACEHOLDER.sub("%s", self.message.replace("%", "%%"))
+        values = ", ".join(f"self.{path}" for path in _PLACEHOLDER.findall(self.message))
+        return f"'{text}'.format([{values}])"
+
+    def message_for(self, content: Mapping[str, Any]) -> str:
+        """Return the message for the JSON of a value, as the API server would."""
+        return _PLACEHOLDER.sub(lambda found: str(_value(content, found[1])), self.message)
+
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z0-9.]+)\}")
+
+
+def _value(content: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - any JSON
+    for name in path.split("."):
+        content = content[name]
+    return content
 
 
 def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
@@ -34,7 +61,7 @@ def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
     validations = [
         {
             "rule": rule.expression,
-            "messageExpression": rule.message,
+            "messageExpression": rule.message_expression(),
             "reason": "FieldValueInvalid",
             **({"fieldPath": f".{rule.field}"} if rule.field else {}),
         }
@@ -92,8 +119,8 @@ def quantity_rule(field: str) -> Rule:
             f"{value}.matches('{QUANTITY_PATTERN.replace(chr(92), chr(92) * 2)}'))"
         ),
         message=(
-            f"'{field}=' + string({value}) + ' is not a quantity; write a positive integer or a "
-            f"number with the suffix k, M, B or T, such as 200M'"
+            f"{field}={{{field}}} is not a quantity; write a positive integer or a "
+            "number with the suffix k, M, B or T, such as 200M"
         ),
         field=field,
     )

@@ -101,9 +101,9 @@ def _resource_schema() -> dict[str, Any]:
             {
                 "rule": f"self.metadata.name.size() <= {NAME_MAX_LENGTH}",
                 "messageExpression": (
-                    "'metadata.name=' + self.metadata.name + ' has ' + "
-                    "string(self.metadata.name.size()) + ' characters; pods are named NAME-INDEX, "
-                    f"shorten it to at most {NAME_MAX_LENGTH}'"
+                    "'metadata.name=%s has %d characters; pods are named NAME-INDEX, shorten it to "
+                    f"at most {NAME_MAX_LENGTH}'"
+                    ".format([self.metadata.name, self.metadata.name.size()])"
                 ),
                 "reason": "FieldValueInvalid",
             }

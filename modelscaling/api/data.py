@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from modelscaling.api.base import ApiModel, Decimal, Rule
 
@@ -35,6 +35,14 @@ class TokenizerFile(ApiModel):
     """File is the path, inside the pod, of a Hugging Face tokenizer.json."""
 
 
+def _is_a_tokenizer(value: object) -> object:
+    """Refuse what is neither; a union's own message would name our types instead of the choices."""
+    file = value.get("file") if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(value, TokenizerFile) or value in [*BuiltInTokenizer] or isinstance(file, str):
+        return value
+    raise ValueError("expected Byte, or {file: PATH} with the path of a tokenizer.json")
+
+
 class DataSpec(ApiModel):
     """Data is what the model is trained on."""
 
@@ -44,6 +52,7 @@ class DataSpec(ApiModel):
 
     tokenizer: Annotated[
         BuiltInTokenizer | TokenizerFile,
+        BeforeValidator(_is_a_tokenizer),
         Field(
             json_schema_extra={
                 "x-kubernetes-preserve-unknown-fields": True,
@@ -62,8 +71,8 @@ class DataSpec(ApiModel):
         Rule(
             expression="double(self.validationFraction) <= 0.5",
             message=(
-                "'validationFraction=' + self.validationFraction + ' is above 0.5; the held-out "
-                "part must leave most of the data to train on'"
+                "validationFraction={validationFraction} is above 0.5; the held-out part "
+                "must leave most of the data to train on"
             ),
             field="validationFraction",
         ),

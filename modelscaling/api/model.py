@@ -78,16 +78,16 @@ class ModelSpec(ApiModel):
                 "&& has(self.feedForwardSize))"
             ),
             message=(
-                "'model needs a size; set preset, or all of layers, hiddenSize, heads and "
-                "feedForwardSize'"
+                "model needs a size; set preset, or all of layers, hiddenSize, heads and "
+                "feedForwardSize"
             ),
             field="",
         ),
         Rule(
             expression="!has(self.heads) || !has(self.kvHeads) || self.heads % self.kvHeads == 0",
             message=(
-                "'heads=' + string(self.heads) + ' is not divisible by kvHeads=' + "
-                "string(self.kvHeads) + '; set kvHeads to a divisor of ' + string(self.heads)"
+                "heads={heads} is not divisible by kvHeads={kvHeads}; set kvHeads to a "
+                "divisor of {heads}"
             ),
             field="kvHeads",
         ),
@@ -97,17 +97,15 @@ class ModelSpec(ApiModel):
                 "!has(self.hiddenSize) || self.hiddenSize % self.heads == 0"
             ),
             message=(
-                "'hiddenSize=' + string(self.hiddenSize) + ' is not divisible by heads=' + "
-                "string(self.heads) + '; set heads to a divisor of ' + string(self.hiddenSize) + "
-                "', or set headSize'"
+                "hiddenSize={hiddenSize} is not divisible by heads={heads}; set heads to "
+                "a divisor of {hiddenSize}, or set headSize"
             ),
             field="hiddenSize",
         ),
         Rule(
             expression="!has(self.headSize) || self.headSize % 2 == 0",
             message=(
-                "'headSize=' + string(self.headSize) + ' is odd; rotary embeddings turn pairs of "
-                "elements, make it even'"
+                "headSize={headSize} is odd; rotary embeddings turn pairs of elements, make it even"
             ),
             field="headSize",
         ),
@@ -118,8 +116,8 @@ class ModelSpec(ApiModel):
                 "(self.hiddenSize / self.heads) % 2 == 0"
             ),
             message=(
-                "'hiddenSize=' + string(self.hiddenSize) + ' / heads=' + string(self.heads) + "
-                "' is an odd head size; rotary embeddings turn pairs of elements, change either'"
+                "hiddenSize={hiddenSize} / heads={heads} is an odd head size; rotary "
+                "embeddings turn pairs of elements, change either"
             ),
             field="hiddenSize",
         ),

@@ -82,10 +82,9 @@ class ModelScalingSpec(ApiModel):
                 "self.parallelism.dataReplicate == self.replicas * self.processesPerReplica"
             ),
             message=(
-                "'parallelism.dataReplicate=' + string(self.parallelism.dataReplicate) + ' must "
-                "equal replicas=' + string(self.replicas) + ' × processesPerReplica=' + "
-                "string(self.processesPerReplica) + '; change one, or remove dataReplicate to let "
-                "it follow'"
+                "parallelism.dataReplicate={parallelism.dataReplicate} must equal "
+                "replicas={replicas} × processesPerReplica={processesPerReplica}; change "
+                "one, or remove dataReplicate to let it follow"
             ),
             field="parallelism",
         ),

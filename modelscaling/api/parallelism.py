@@ -35,8 +35,8 @@ class ParallelismSpec(ApiModel):
         Rule(
             expression="self.strategy == 'Custom' || !has(self.dataReplicate)",
             message=(
-                "'dataReplicate=' + string(self.dataReplicate) + ' is given but strategy is ' + "
-                "self.strategy + '; set strategy to Custom, or remove dataReplicate'"
+                "dataReplicate={dataReplicate} is given but strategy is {strategy}; set "
+                "strategy to Custom, or remove dataReplicate"
             ),
             field="dataReplicate",
         ),

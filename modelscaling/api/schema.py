@@ -68,6 +68,9 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         converted["items"] = _convert(schema["items"], definitions)
     if converted.get("default", ...) is None or _is_opaque_object(converted):
         converted.pop("default", None)
+    elif isinstance(converted.get("default"), dict):
+        given = {key: value for key, value in converted["default"].items() if value is not None}
+        converted["default"] = given
     return converted
 
 

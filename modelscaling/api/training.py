@@ -53,17 +53,12 @@ class ScheduleSpec(ApiModel):
     rules = (
         Rule(
             expression="double(self.decayFraction) <= 1.0",
-            message=(
-                "'decayFraction=' + self.decayFraction + ' is above 1; it is a part of all steps'"
-            ),
+            message=("decayFraction={decayFraction} is above 1; it is a part of all steps"),
             field="decayFraction",
         ),
         Rule(
             expression="double(self.minimumFraction) <= 1.0",
-            message=(
-                "'minimumFraction=' + self.minimumFraction + ' is above 1; it is a part of "
-                "learningRate'"
-            ),
+            message=("minimumFraction={minimumFraction} is above 1; it is a part of learningRate"),
             field="minimumFraction",
         ),
     )
@@ -126,17 +121,17 @@ class TrainingSpec(ApiModel):
         quantity_rule("tokens"),
         Rule(
             expression="double(self.learningRate) > 0.0",
-            message="'learningRate=' + self.learningRate + ' must be above 0, such as \"3e-4\"'",
+            message='learningRate={learningRate} must be above 0, such as "3e-4"',
             field="learningRate",
         ),
         Rule(
             expression="double(self.beta1) < 1.0",
-            message="'beta1=' + self.beta1 + ' must be below 1, such as \"0.9\"'",
+            message='beta1={beta1} must be below 1, such as "0.9"',
             field="beta1",
         ),
         Rule(
             expression="double(self.beta2) < 1.0",
-            message="'beta2=' + self.beta2 + ' must be below 1, such as \"0.95\"'",
+            message='beta2={beta2} must be below 1, such as "0.95"',
             field="beta2",
         ),
         Rule(
@@ -144,9 +139,8 @@ class TrainingSpec(ApiModel):
                 "!has(self.microBatchSize) || self.globalBatchSize % self.microBatchSize == 0"
             ),
             message=(
-                "'globalBatchSize=' + string(self.globalBatchSize) + ' is not divisible by "
-                "microBatchSize=' + string(self.microBatchSize) + '; set microBatchSize to a "
-                "divisor'"
+                "globalBatchSize={globalBatchSize} is not divisible by "
+                "microBatchSize={microBatchSize}; set microBatchSize to a divisor"
             ),
             field="microBatchSize",
         ),

@@ -84,7 +84,7 @@ def _broken_rules(value: ApiModel, path: str) -> Iterator[Problem]:
     for rule in value.rules:
         if not _evaluate(rule.expression, content):
             field = f"{path}.{rule.field}" if rule.field else path
-            yield Problem(field=field, message=str(_evaluate(rule.message, content)))
+            yield Problem(field=field, message=rule.message_for(content))
     for name, info in type(value).model_fields.items():
         child = getattr(value, name)
         if isinstance(child, ApiModel):

@@ -29,6 +29,8 @@ def test_a_rule_that_is_broken_names_field_value_and_fix(
         ({"replicas": "3"}, "spec.replicas", "'3' is not valid"),
         ({"training__learningRate": 0.1}, "spec.training.learningRate", "valid string"),
         ({"training": {"tokens": 1}}, "spec.training.globalBatchSize", "is required; set it"),
+        ({"data__tokenizer": 5}, "spec.data.tokenizer", "5 is not valid: expected Byte, or {file:"),
+        ({"data__tokenizer": {"path": "x"}}, "spec.data.tokenizer", "expected Byte, or {file:"),
         ({"modle": {}}, "spec.modle", "is not a field of the API"),
         ({"checkpoint": {"volume": {}}}, "spec.checkpoint.volume", "at least 1 item"),
     ],
