@@ -88,8 +88,8 @@ def check(python: Python) -> None:
             )
         if path.is_relative_to("/tmp"):  # noqa: S108 - looked at, not written to
             raise ClusterError(
-                f"{path} is in /tmp, and pods have a /tmp of their own; move the repository, or the "
-                f"Python that .venv is based on, to another directory"
+                f"{path} is in /tmp, and pods have a /tmp of their own; move the repository or the "
+                f"Python that .venv is based on to another directory"
             )
         if not path.stat().st_mode & stat.S_IROTH:
             raise ClusterError(
@@ -132,16 +132,11 @@ def archive(python: Python) -> bytes:
 def closed_directories(paths: Iterable[Path]) -> list[Path]:
     """Return the directories on the way to `paths` that others may not enter, the outer first.
 
-    A path and what it resolves to may lead through different directories, and both count. A link
-    on the way is left out: an entry for it would put a directory in its place.
+    Links on the way are followed, and the directories that they lead to count: an entry in the
+    layer for a path through a link would put a directory in the link's place.
     """
-    directories = {
-        parent
-        for path in paths
-        for way in (path, path.resolve())
-        for parent in (*way.parents, way)
-        if parent.is_dir() and not parent.is_symlink()
-    }
+    real = {way.resolve() for path in paths for way in (path, *path.parents)}
+    directories = {d for way in real for d in (way, *way.parents) if d.is_dir()}
     return sorted(d for d in directories if d.stat().st_mode & _OPEN != _OPEN)
 
 

@@ -1,4 +1,4 @@
-"""Who listens where on this machine, from /proc."""
+"""Who listens where on this machine, from /proc: TCP sockets, and UDP ones that await anybody."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
     from devcluster.processes import Program
 
-_LISTEN = "0A"
+_TCP_LISTENS = "0A"
+_UDP_UNCONNECTED = "07"
+_TABLES = {
+    "tcp": _TCP_LISTENS,
+    "tcp6": _TCP_LISTENS,
+    "udp": _UDP_UNCONNECTED,
+    "udp6": _UDP_UNCONNECTED,
+}
 _SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -27,33 +34,43 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A TCP socket that listens."""
+    """A socket that listens."""
 
+    protocol: str
     address: Address
     port: int
     inode: int
 
     def takes(self, address: str, port: int) -> bool:
         """Whether nobody else can listen there while this one does."""
-        return self.port == port and (
+        return (self.protocol, self.port) == ("tcp", port) and (
             self.address.is_unspecified or self.address == ipaddress.ip_address(address)
         )
 
 
 def listeners() -> list[Listener]:
-    """Return every TCP socket of the machine that listens."""
-    tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-    return [found for table in tables if table.exists() for found in parse(table.read_text())]
+    """Return every socket of the machine that listens."""
+    found: list[Listener] = []
+    for table in _TABLES:
+        path = Path("/proc/net") / table
+        if path.exists():  # without IPv6 there are two
+            found += parse(path.read_text(), table)
+    return found
 
 
-def parse(table: str) -> Iterator[Listener]:
-    """Yield what listens from the text of /proc/net/tcp or tcp6."""
-    for line in table.splitlines()[1:]:
+def parse(text: str, table: str) -> Iterator[Listener]:
+    """Yield what listens from the text of /proc/net/TABLE."""
+    for line in text.splitlines()[1:]:
         fields = line.split()
-        if fields[3] != _LISTEN:
+        if fields[3] != _TABLES[table]:
             continue
         address, _, port = fields[1].partition(":")
-        yield Listener(address=_address(address), port=int(port, 16), inode=int(fields[9]))
+        yield Listener(
+            protocol=table[:3],
+            address=_address(address),
+            port=int(port, 16),
+            inode=int(fields[9]),
+        )
 
 
 def check_free(program: Program) -> None:

@@ -110,8 +110,9 @@ def _start(layout: Layout, nodes: list[Node], build: str, archive: Path) -> None
     # Last: who finds it finds a cluster that is ready.
     pki.write_admin_kubeconfig(layout)
     say(
-        f"{len(nodes)} nodes are ready. export KUBECONFIG={layout.kubeconfig} "
-        f"PATH={layout.bin}:$PATH; Prometheus: http://127.0.0.1:{PROMETHEUS_PORT}"
+        f"ready: {', '.join(each.name for each in nodes)}. Prometheus: "
+        f"http://127.0.0.1:{PROMETHEUS_PORT}; to look around: "
+        f"export KUBECONFIG={layout.kubeconfig} PATH={layout.bin}:$PATH"
     )
 
 

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from devcluster.build import build_key, linker_flags
+from devcluster.layout import Layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    (tmp_path / "cmd/coredns").mkdir(parents=True)
+    for name in ("go.mod", "go.sum", "cmd/coredns/main.go"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def test_the_version_is_the_one_that_go_mod_requires() -> None:
+    flags = linker_flags((Layout.here().sources / "go.mod").read_text())
+
+    assert "version.gitVersion=v1." in flags
+    assert "version.gitMajor=1" in flags
+
+
+@pytest.mark.parametrize("name", ["go.mod", "go.sum", "cmd/coredns/main.go"])
+def test_a_change_of_the_sources_asks_for_a_build(sources: Path, name: str) -> None:
+    before = build_key(sources)
+
+    (sources / name).write_text("changed")
+
+    assert build_key(sources) != before
+
+
+def test_a_python_file_asks_for_none(sources: Path) -> None:
+    before = build_key(sources)
+
+    (sources / "build.py").touch()
+
+    assert build_key(sources) == before
