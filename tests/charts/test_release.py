@@ -37,7 +37,12 @@ def system(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def helm_install(cluster: Cluster, system: str, namespace: str) -> Iterator[list[str]]:
+def helm_install(
+    cluster: Cluster,
+    crd: None,  # noqa: ARG001 - the operator waits for it
+    system: str,
+    namespace: str,
+) -> Iterator[list[str]]:
     """Options that keep a release to the test's own namespaces; it is gone after the test."""
     options = [
         *("--namespace", system, "--wait", "--timeout", "120s"),
@@ -48,13 +53,13 @@ def helm_install(cluster: Cluster, system: str, namespace: str) -> Iterator[list
     yield options
     if _RELEASE in cluster.run("helm", "list", "--short", "--namespace", system):
         cluster.run("helm", "uninstall", _RELEASE, "--namespace", system, "--no-hooks")
+    for name in _names(cluster, "msc", namespace):
         cluster.run(
-            *("kubectl", "patch", "msc", "--all", f"--namespace={namespace}", "--type=merge"),
+            *("kubectl", "patch", "msc", name, f"--namespace={namespace}", "--type=merge"),
             '--patch={"metadata":{"finalizers":null}}',
         )
 
 
-@pytest.mark.usefixtures("crd")
 def test_a_release_is_installed_upgraded_and_uninstalled_and_leaves_nothing(
     cluster: Cluster, system: str, namespace: str, package: Path, helm_install: list[str]
 ) -> None:
@@ -92,6 +97,11 @@ def test_a_release_is_installed_upgraded_and_uninstalled_and_leaves_nothing(
         *("helm", "uninstall", _RELEASE, "--namespace", system, "--wait", "--timeout", "180s")
     )
 
+    for place in (system, namespace):  # helm waits for what owns the pods
+        cluster.run(
+            *("kubectl", "wait", "pods", "--all", f"--namespace={place}"),
+            *("--for=delete", "--timeout=90s"),
+        )
     assert _names(cluster, "msc", namespace) == []
     for kind in ("pods", "services", "secrets", "networkpolicies", "roles", "rolebindings"):
         assert _names(cluster, kind, namespace) == []
@@ -115,7 +125,6 @@ def _names(cluster: Cluster, kind: str, namespace: str) -> list[str]:
     return [item["metadata"]["name"] for item in listed]
 
 
-@pytest.mark.usefixtures("crd")
 def test_the_operator_may_do_in_its_namespaces_what_it_may_nowhere_else(
     cluster: Cluster, system: str, namespace: str, package: Path, helm_install: list[str]
 ) -> None:
