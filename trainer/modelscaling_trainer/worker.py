@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run the worker; its agent learns by events how it ended."""
+    """Run the worker until its agent ends it, or it fails; the agent learns why by an event."""
     configure_logging()
     link = _open_link(events_fd=int(sys.argv[1]))
     link.start()
     work(link, _build_run)
-    return ExitCode.DONE
+    return ExitCode.CRASHED
 
 
 def _open_link(events_fd: int) -> AgentLink:

@@ -15,7 +15,6 @@ from modelscaling_trainer.request import Requests
 from modelscaling_trainer.worker_protocol import (
     Ask,
     Join,
-    Leave,
     Prepare,
     encode,
     parse_command,
@@ -45,7 +44,7 @@ class AgentLink:
         self._commands = commands
         self._events = events
         self._on_agent_gone = on_agent_gone
-        self._orders: queue.SimpleQueue[Prepare | JoinOrder | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Prepare | JoinOrder] = queue.SimpleQueue()
         self._send_lock = threading.Lock()
 
     def start(self) -> None:
@@ -62,8 +61,8 @@ class AgentLink:
         except OSError:
             self._on_agent_gone()
 
-    def next_order(self) -> Prepare | JoinOrder | None:
-        """Wait for the next thing to do; None to leave."""
+    def next_order(self) -> Prepare | JoinOrder:
+        """Wait for the next thing to do."""
         return self._orders.get()
 
     def _read(self) -> None:
@@ -80,6 +79,4 @@ class AgentLink:
                 case Ask(generation=generation, request=request):
                     if newest and newest.join.generation == generation:
                         newest.requests.ask(request)
-                case Leave():
-                    self._orders.put(None)
         self._on_agent_gone()

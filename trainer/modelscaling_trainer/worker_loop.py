@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from modelscaling.exit_code import ExitCode
 from modelscaling_trainer.errors import (
@@ -54,7 +54,7 @@ class TrainableRun(Protocol):
 
 
 def work(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
-    """Obey the agent until it says to leave, or the worker has failed and has said why.
+    """Obey the agent until it ends the process, or the worker has failed and has said why.
 
     Raises:
         Exception: what no caller has a reaction to; the agent has been told.
@@ -87,14 +87,13 @@ def work(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
         raise
 
 
-def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
+def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoReturn:
     prepare = link.next_order()
-    if prepare is None:
-        return
     assert isinstance(prepare, Prepare), f"the first command is {prepare!r}, expected Prepare"
     run = build_run(prepare)
     link.send(Warm())
-    while order := link.next_order():
+    while True:
+        order = link.next_order()
         assert not isinstance(order, Prepare), "a worker is prepared once"
         if order.join.configuration != prepare.configuration:
             _log.info("the run's configuration has changed")

@@ -56,12 +56,6 @@ class Ask(Message):
     request: Request
 
 
-class Leave(Message):
-    """End the process, as soon as it is in no group."""
-
-    kind: Literal["Leave"] = "Leave"
-
-
 class Warm(Message):
     """The worker is ready for a group."""
 
@@ -125,7 +119,7 @@ class WorkerFailed(Message):
     message: str
 
 
-Command = Prepare | Join | Ask | Leave
+Command = Prepare | Join | Ask
 Event = (
     Warm
     | StoreOpened

@@ -31,7 +31,6 @@ from modelscaling_trainer.agent.worker_process import WorkerProcess
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     Join,
-    Leave,
     Prepare,
     ProgressMade,
 )
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
     from modelscaling_trainer.worker_protocol import Command, Event
 
     LookUpStore = Callable[[Member, int], Awaitable[StoreAddress]]
-
-_LEAVE_TIMEOUT_S = 1.0
-"""From telling idle workers to leave until they are killed: they have nothing to lose."""
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +165,7 @@ class Agent:
         )
 
     def end_at_once(self) -> None:
-        """End without saving."""
+        """End the workers without saving."""
         for worker in self._workers:
             worker.kill()
 
@@ -186,13 +182,17 @@ class Agent:
     async def run(self) -> ExitCode:
         """Start the workers, do what is asked, and return the container's exit code."""
         async with asyncio.TaskGroup() as tasks:
-            watchers = [
-                tasks.create_task(self._watch(local_rank, await self._start_worker(local_rank)))
-                for local_rank in range(self._settings.identity.processes)
-            ]
-            exit_code = await self._act_until_end(tasks)
-            await self._dismiss(watchers)
-        return exit_code
+            for local_rank in range(self._settings.identity.processes):
+                worker = await self._start_worker(local_rank)
+                tasks.create_task(self._watch(local_rank, worker))
+            self._exit_code = await self._act_until_end(tasks)
+            _log.info("the agent ends", extra={"exit_code": self._exit_code.name})
+            if self._lookup:
+                self._lookup.task.cancel()
+            # Nothing is lost: they wait for a group, or had until the deadline. Their own clean-up
+            # would take seconds.
+            self.end_at_once()
+        return self._exit_code
 
     async def _start_worker(self, local_rank: int) -> WorkerProcess:
         added = openmp_environment(
@@ -243,7 +243,6 @@ class Agent:
             self._keep_lookup(tasks)
             decision = decide(self._facts, self._now())
             if decision.exit_code is not None:
-                self._end(decision.exit_code)
                 return decision.exit_code
             if decision.failure:
                 self._update(self._facts.failing(decision.failure, deadline=self._now()))
@@ -259,20 +258,6 @@ class Agent:
             worker.label = f"rank {command.rank}"
         worker.send(command)
         self._update(self._facts.told(local_rank, command))
-
-    def _end(self, exit_code: ExitCode) -> None:
-        if self._lookup:
-            self._lookup.task.cancel()
-        self._exit_code = exit_code
-        _log.info("the agent ends", extra={"exit_code": exit_code.name})
-
-    async def _dismiss(self, watchers: list[asyncio.Task[None]]) -> None:
-        """Let the workers end."""
-        for worker in self._workers:
-            worker.send(Leave())
-        _, late = await asyncio.wait(watchers, timeout=_LEAVE_TIMEOUT_S)
-        if late:
-            self.end_at_once()
 
     # Where the group meets
 

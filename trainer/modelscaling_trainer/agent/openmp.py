@@ -32,7 +32,7 @@ def openmp_environment(
 def available_cores() -> int:
     """Return how many cores this process may use: its affinity, and its cgroup's CPU limit."""
     cores = _affinity()
-    limits = list(_cgroup_limits(_CGROUP_ROOT, _read(_CGROUP_OF_PROCESS)))
+    limits = list(cgroup_limits(_CGROUP_ROOT, _read(_CGROUP_OF_PROCESS)))
     return max(1, min([cores, *(int(limit) for limit in limits)]))
 
 
@@ -42,7 +42,7 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _cgroup_limits(root: Path, of_process: str) -> Iterator[float]:
+def cgroup_limits(root: Path, of_process: str) -> Iterator[float]:
     """Yield the CPU limits, in cores, of the process' cgroup and of those above it.
 
     Inside a container the cgroup's own files are usually mounted at the root, whatever

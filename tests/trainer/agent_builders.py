@@ -1,0 +1,70 @@
+"""Runs, groups and messages for the tests of the agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelscaling.api.validation import parse_spec
+from modelscaling.mesh import Mesh
+from modelscaling.protocol import GroupAssignment, Member, Progress, StopMode, StopRequest
+from modelscaling.resolve import resolve_configuration
+from modelscaling_trainer.agent.placement import Placement, place
+from tests.shared.spec import make_spec
+
+if TYPE_CHECKING:
+    from modelscaling.configuration import RunConfiguration
+
+RUN_UID = "0b6c1a7e"
+
+
+def make_configuration(**changes: Any) -> RunConfiguration:
+    """Return the small run with changes such as `training__tokens=512`."""
+    return resolve_configuration(parse_spec(make_spec(**changes)))
+
+
+def make_assignment(
+    *processes: int,
+    generation: int = 1,
+    run_uid: str = RUN_UID,
+    configuration: RunConfiguration | None = None,
+) -> GroupAssignment:
+    """Return a group of pods 0, 1, … with so many processes each."""
+    members = tuple(
+        Member(index=index, address=f"10.0.0.{index + 1}", processes=count)
+        for index, count in enumerate(processes)
+    )
+    return GroupAssignment(
+        run_uid=run_uid,
+        generation=generation,
+        members=members,
+        mesh=Mesh(dataReplicate=sum(processes)),
+        configuration=configuration or make_configuration(),
+    )
+
+
+def make_placement(*processes: int, index: int = 0, **changes: Any) -> Placement:
+    """Return the place of pod `index` in such a group."""
+    return place(make_assignment(*processes, **changes), index=index, processes=processes[index])
+
+
+def make_stop(
+    mode: StopMode = StopMode.SUSPEND, *, generation: int = 1, run_uid: str = RUN_UID
+) -> StopRequest:
+    """Return a request to stop."""
+    return StopRequest(run_uid=run_uid, generation=generation, mode=mode)
+
+
+def make_progress(step: int = 7, **changes: Any) -> Progress:
+    """Return what rank 0 says after a step."""
+    fields: dict[str, Any] = {
+        "step": step,
+        "total_steps": 125,
+        "tokens": step * 512,
+        "sample_digest": "c0ffee",
+        "loss": 5.25,
+        "step_seconds": 0.25,
+        "tokens_per_second": 2048.0,
+        "mfu_ratio": 0.5,
+        "goodput_ratio": 0.875,
+    }
+    return Progress(**(fields | changes))

@@ -1,0 +1,198 @@
+"""Real agents on this machine, and how the tests, in the operator's place, talk to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelscaling.mesh import Mesh
+from modelscaling.protocol import (
+    SIGNATURE_HEADER,
+    AgentEnvironment,
+    AgentState,
+    AgentStatus,
+    GroupAssignment,
+    Member,
+    TerminationReport,
+    sign,
+)
+from modelscaling_trainer.agent.settings import AgentOverride
+from tests.trainer.agent_builders import RUN_UID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelscaling.configuration import Message, RunConfiguration
+
+KEY = b"the key of the tests' run"
+_ADDRESS = "127.0.0.1"
+_HTTP_TIMEOUT_S = 10
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An agent's answer."""
+
+    status: int
+    body: str
+
+
+@dataclass(slots=True, kw_only=True)
+class AgentProcess:
+    """One agent with its workers."""
+
+    index: int
+    processes: int
+    port: int
+    directory: Path
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def member(self) -> Member:
+        """The pod as a member of a group."""
+        return Member(index=self.index, address=_ADDRESS, port=self.port, processes=self.processes)
+
+    def request(
+        self, method: str, path: str, message: Message | None = None, *, key: bytes | None = KEY
+    ) -> Answer:
+        """Send a request, signed with `key` if there is one."""
+        body = message.model_dump_json().encode() if message else b""
+        headers = {SIGNATURE_HEADER: sign(key, method=method, path=path, body=body)} if key else {}
+        request = urllib.request.Request(
+            f"http://{_ADDRESS}:{self.port}{path}",
+            method=method,
+            data=body or None,
+            headers=headers,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_HTTP_TIMEOUT_S) as response:
+                return Answer(status=response.status, body=response.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(status=error.code, body=error.read().decode())
+
+    def status(self) -> AgentStatus:
+        """Return what the agent says of itself."""
+        return AgentStatus.model_validate_json(self.request("GET", "/v1/status").body)
+
+    def wait_for_status(
+        self, holds: Callable[[AgentStatus], bool], *, timeout_s: float = 90
+    ) -> AgentStatus:
+        """Return the status as soon as it `holds`; fail with the agent's log at the timeout."""
+        deadline = time.monotonic() + timeout_s
+        status: AgentStatus | None = None
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                status = self.status()
+            except OSError:
+                pass  # it does not listen yet
+            else:
+                if holds(status):
+                    return status
+            time.sleep(_POLL_S)
+        raise AssertionError(f"agent {self.index} is at {status}\n{self.log()}")
+
+    def wait_until_warm(self) -> AgentStatus:
+        """Return the status once the workers wait for a group."""
+        return self.wait_for_status(lambda status: status.state is AgentState.WARM)
+
+    def wait_for_step(self, step: int) -> AgentStatus:
+        """Return the status once so many steps are done."""
+        return self.wait_for_status(
+            lambda status: status.progress is not None and status.progress.step >= step
+        )
+
+    def assign(self, assignment: GroupAssignment) -> Answer:
+        """Send an assignment."""
+        return self.request("POST", "/v1/group", assignment)
+
+    def worker_pids(self) -> list[int]:
+        """Return the numbers of its workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def terminate(self) -> None:
+        """Send SIGTERM, as the kubelet does."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait_for_exit(self, timeout_s: float = 90) -> int:
+        """Return the exit code once the agent has ended."""
+        return self.process.wait(timeout_s)
+
+    def report(self) -> TerminationReport:
+        """Return what it has left in its termination message."""
+        return TerminationReport.model_validate_json((self.directory / "termination").read_text())
+
+    def log(self) -> str:
+        """Return all that it has logged."""
+        return (self.directory / "log").read_text()
+
+
+def start_agent(
+    directory: Path,
+    configuration: RunConfiguration,
+    *,
+    index: int = 0,
+    processes: int = 1,
+    checkpoints: Path | None = None,
+) -> AgentProcess:
+    """Start an agent whose files are in `directory`; `checkpoints` is shared with others."""
+    directory.mkdir(parents=True)
+    (directory / "run.json").write_text(configuration.model_dump_json())
+    (directory / "key").write_bytes(KEY)
+    port = _free_port()
+    environment = {
+        AgentEnvironment.NAMESPACE: "default",
+        AgentEnvironment.NAME: "tiny",
+        AgentEnvironment.RUN_UID: RUN_UID,
+        AgentEnvironment.INDEX: str(index),
+        AgentEnvironment.PROCESSES: str(processes),
+        AgentEnvironment.ADDRESS: _ADDRESS,
+        AgentOverride.CONFIGURATION_FILE: str(directory / "run.json"),
+        AgentOverride.KEY_FILE: str(directory / "key"),
+        AgentOverride.SCRATCH_DIRECTORY: str(directory / "scratch"),
+        AgentOverride.TERMINATION_LOG: str(directory / "termination"),
+        AgentOverride.BIND_ADDRESS: _ADDRESS,
+        AgentOverride.PORT: str(port),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    if checkpoints:
+        environment[AgentOverride.CHECKPOINT_DIRECTORY] = str(checkpoints)
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modelscaling_trainer.agent"],
+            stderr=log,
+            env={**os.environ, **environment},
+        )
+    return AgentProcess(
+        index=index, processes=processes, port=port, directory=directory, process=process
+    )
+
+
+def make_group(
+    *agents: AgentProcess, generation: int, configuration: RunConfiguration
+) -> GroupAssignment:
+    """Return the assignment that puts these agents into one group."""
+    return GroupAssignment(
+        run_uid=RUN_UID,
+        generation=generation,
+        members=tuple(agent.member for agent in agents),
+        mesh=Mesh(dataReplicate=sum(agent.processes for agent in agents)),
+        configuration=configuration,
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server((_ADDRESS, 0)) as server:
+        return int(server.getsockname()[1])

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from modelscaling.exit_code import ExitCode
+from modelscaling.protocol import AgentState, AgentStatus, StopMode
+from tests.trainer.agent_builders import make_configuration, make_stop
+from tests.trainer.agent_process import AgentProcess, make_group, start_agent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from modelscaling.configuration import RunConfiguration
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+
+
+class StartAgent(Protocol):
+    def __call__(self, configuration: RunConfiguration, **options: Any) -> AgentProcess: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartAgent]:
+    started: list[AgentProcess] = []
+
+    def start_one(configuration: RunConfiguration, **options: Any) -> AgentProcess:
+        agent = start_agent(tmp_path / f"agent-{len(started)}", configuration, **options)
+        started.append(agent)
+        return agent
+
+    yield start_one
+    for agent in started:
+        agent.process.kill()  # its workers end with it
+        agent.process.wait(30)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"{n} bottles of beer on the wall, " for n in range(2000)))
+    return str(file)
+
+
+def make_run(text: str, *, steps: int, **changes: Any) -> RunConfiguration:
+    """A run of so many steps with a global batch that 1, 2 and 3 processes can share."""
+    return make_configuration(
+        data__text={"path": text},
+        model__layers=1,
+        model__hiddenSize=32,
+        training__globalBatchSize=6,
+        training__tokens=steps * 6 * 64,
+        training__precision="Float32",
+        training__compile="Never",
+        training__validateEverySteps=0,
+        **changes,
+    )
+
+
+CHECKPOINT = {"volume": {"emptyDir": {}}, "everySteps": 100_000}
+ENDLESS = 1_000_000
+
+
+def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
+    start: StartAgent, text: str, tmp_path: Path
+) -> None:
+    run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
+    checkpoints = tmp_path / "checkpoints"
+    first = start(run, checkpoints=checkpoints)
+    first.wait_until_warm()
+    first.assign(make_group(first, generation=1, configuration=run))
+    first.wait_for_step(3)
+
+    first.terminate()
+
+    assert first.wait_for_exit() == ExitCode.INTERRUPTED
+    saved = first.report().progress
+    assert saved is not None
+    assert saved.checkpoint_step == saved.step >= 3
+
+    second = start(run, checkpoints=checkpoints)
+    second.wait_until_warm()
+    second.assign(make_group(second, generation=2, configuration=run))
+    resumed = second.wait_for_step(saved.step + 1).progress
+
+    assert resumed is not None
+    assert resumed.step > saved.step
+    assert resumed.tokens == resumed.step * run.tokens_per_step
+
+
+def test_a_killed_worker_ends_the_agent_with_a_report(start: StartAgent, text: str) -> None:
+    run = make_run(text, steps=ENDLESS)
+    agent = start(run, processes=2)
+    agent.wait_until_warm()
+    agent.assign(make_group(agent, generation=1, configuration=run))
+    agent.wait_for_step(1)
+
+    victim, _ = agent.worker_pids()
+    os.kill(victim, signal.SIGKILL)
+
+    assert agent.wait_for_exit() == ExitCode.CRASHED
+    failure = agent.report().failure
+    assert failure is not None
+    assert (failure.reason, failure.exit_code) == ("WorkerDied", ExitCode.CRASHED)
+    assert "was killed by SIGKILL" in failure.message
+    assert failure.rank in {0, 1}
+
+
+def test_the_death_of_an_agent_ends_its_workers(start: StartAgent, text: str) -> None:
+    run = make_run(text, steps=ENDLESS)
+    agent = start(run)
+    agent.wait_until_warm()
+    (worker,) = agent.worker_pids()
+    pidfd = os.pidfd_open(worker)
+
+    agent.process.kill()
+
+    with os.fdopen(pidfd) as file:
+        assert wait_for_end(file.fileno(), timeout_s=10)
+
+
+def wait_for_end(pidfd: int, *, timeout_s: float) -> bool:
+    """Whether the process behind the descriptor ends in time."""
+    return bool(select.select([pidfd], [], [], timeout_s)[0])
+
+
+def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, text: str) -> None:
+    run = make_run(text, steps=300)
+    first, second, third = (start(run, index=index) for index in range(3))
+    for agent in (first, second, third):
+        agent.wait_until_warm()
+    pair = make_group(first, second, generation=1, configuration=run)
+    trio = make_group(first, second, third, generation=2, configuration=run)
+
+    assert [agent.assign(pair).status for agent in (second, first)] == [202, 202]
+    first.wait_for_step(5)
+    assert [agent.assign(trio).status for agent in (third, second, first)] == [202, 202, 202]
+
+    # Repeating is harmless; the old number is turned away, also from the store.
+    assert first.assign(trio).status == 202
+    turned_away = third.assign(pair)
+    assert turned_away.status == 409
+    assert AgentStatus.model_validate_json(turned_away.body).generation == 2
+    assert first.request("GET", "/v1/store?generation=1").status == 409
+
+    assert [agent.wait_for_exit() for agent in (first, second, third)] == [0, 0, 0]
+    reports = [agent.report() for agent in (first, second, third)]
+    assert [report.generation for report in reports] == [2, 2, 2]
+    assert reports[0].progress is not None
+    assert reports[0].progress.step == 300
+    assert [report.progress for report in reports[1:]] == [None, None]
+    assert "rank 2" in third.log()
+
+
+def test_a_released_agent_leaves_and_the_others_wait_for_a_new_group(
+    start: StartAgent, text: str
+) -> None:
+    run = make_run(text, steps=ENDLESS)
+    stays, leaves = start(run, index=0), start(run, index=1)
+    for agent in (stays, leaves):
+        agent.wait_until_warm()
+    for agent in (stays, leaves):
+        agent.assign(make_group(stays, leaves, generation=1, configuration=run))
+    stays.wait_for_step(2)
+
+    stop = make_stop(StopMode.RELEASE, generation=2)
+    assert leaves.request("POST", "/v1/stop", stop).status == 202
+
+    assert leaves.wait_for_exit() == ExitCode.DONE
+    warm = stays.wait_until_warm()
+    assert warm.failure is None
+    assert warm.progress is not None
+    before = warm.progress.step
+
+    stays.assign(make_group(stays, generation=3, configuration=run))
+    stays.wait_for_step(before + 1)
+
+
+def test_a_group_whose_peer_dies_is_lost_and_its_agent_is_warm_again(
+    start: StartAgent, text: str
+) -> None:
+    run = make_run(text, steps=ENDLESS)
+    survivor, victim = start(run, index=0), start(run, index=1)
+    for agent in (survivor, victim):
+        agent.wait_until_warm()
+    for agent in (survivor, victim):
+        agent.assign(make_group(survivor, victim, generation=1, configuration=run))
+    survivor.wait_for_step(2)
+
+    victim.process.kill()
+
+    status = survivor.wait_for_status(lambda status: status.failure is not None, timeout_s=20)
+    assert status.state is AgentState.WARM
+    assert status.failure is not None
+    assert status.failure.reason == "GroupLost"
+    assert status.progress is not None
+    survivor.assign(make_group(survivor, generation=2, configuration=run))
+    survivor.wait_for_step(status.progress.step + 1)
+
+
+def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
+    start: StartAgent, tmp_path: Path
+) -> None:
+    agent = start(make_run(str(tmp_path / "nothing/*.txt"), steps=10))
+
+    assert agent.wait_for_exit() == ExitCode.CONFIGURATION
+    failure = agent.report().failure
+    assert failure is not None
+    assert failure.exit_code == ExitCode.CONFIGURATION
+    assert "nothing/*.txt" in failure.message
+
+
+def test_an_agent_says_how_ready_it_is_and_obeys_only_the_key(start: StartAgent, text: str) -> None:
+    run = make_run(text, steps=ENDLESS)
+    agent = start(run)
+    agent.wait_for_status(lambda status: status.state is AgentState.STARTING)
+    assert agent.request("GET", "/healthz", key=None).status == 200
+    assert agent.request("GET", "/readyz", key=None).status == 503
+
+    agent.wait_until_warm()
+    assert agent.request("GET", "/readyz", key=None).status == 200
+    group = make_group(agent, generation=1, configuration=run)
+    for key in (None, b"another run's key"):
+        assert agent.request("POST", "/v1/group", group, key=key).status == 401
+        assert agent.request("GET", "/v1/status", key=key).status == 401
+    assert agent.status().generation == 0
+
+    agent.assign(group)
+    agent.wait_for_step(2)
+    exposed = agent.request("GET", "/metrics", key=None).body
+    assert 'modelscaling_steps_total{name="tiny",namespace="default"}' in exposed
+    assert 'modelscaling_memory_peak_bytes{index="0",name="tiny",namespace="default"}' in exposed
+    assert "the key of the tests' run" not in agent.log()
