@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import pytest
+
+from modelscaling.exit_code import ExitCode
+from modelscaling.mesh import Mesh
+from modelscaling_trainer.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DivergedError,
+    GroupLostError,
+)
+from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.request import Outcome, Request, Requests
+from modelscaling_trainer.worker_link import AgentLink
+from modelscaling_trainer.worker_loop import work
+from modelscaling_trainer.worker_protocol import (
+    Ask,
+    Command,
+    Event,
+    FiguresTaken,
+    GroupEnded,
+    GroupLost,
+    Join,
+    PhaseBegan,
+    Prepare,
+    ProgressMade,
+    StoreOpened,
+    Warm,
+    WorkerFailed,
+    encode,
+    parse_event,
+)
+from tests.trainer.agent_builders import make_configuration, make_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling.protocol import Progress
+    from modelscaling_trainer.group import Group
+
+TIMEOUT_S = 10
+CONFIGURATION = make_configuration()
+OTHER_CONFIGURATION = make_configuration(training__seed=1)
+FIGURES = ProcessFigures(step=1, data_wait_seconds=0.5, compute_seconds=1.5, peak_memory_bytes=1024)
+
+
+@dataclass
+class ScriptedRun:
+    """A run that makes one step in each group, and then ends as its script says."""
+
+    script: list[Outcome | Exception]
+    groups: list[Group] = field(default_factory=list)
+
+    def train(
+        self,
+        group: Group,
+        *,
+        requests: Requests,  # noqa: ARG002 - it ends by its script
+        on_store_port: Callable[[int], None],
+        on_progress: Callable[[Progress], None],
+        on_phase: Callable[[str], None],
+        on_figures: Callable[[ProcessFigures], None] | None = None,
+    ) -> Outcome:
+        self.groups.append(group)
+        if group.rank == 0:
+            on_store_port(4242)
+        on_phase("Training")
+        on_progress(make_progress(step=1))
+        assert on_figures is not None
+        on_figures(FIGURES)
+        end = self.script.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+class PatientRun(ScriptedRun):
+    """A run that trains until it is asked for something."""
+
+    def train(self, group: Group, *, requests: Requests, **_: object) -> Outcome:
+        self.groups.append(group)
+        deadline = threading.Event()
+        timer = threading.Timer(TIMEOUT_S, deadline.set)
+        timer.start()
+        asked: frozenset[Request] = frozenset()
+        while not asked and not deadline.is_set():
+            asked = requests.take()
+        timer.cancel()
+        assert asked == {Request.REFORM}
+        return Outcome.STOPPED
+
+
+class Agent:
+    """The other end of the link."""
+
+    def __init__(self) -> None:
+        commands_read, commands_write = os.pipe()
+        events_read, events_write = os.pipe()
+        self.gone = threading.Event()
+        self._commands_end = os.fdopen(commands_read, "rb")
+        self._events_end = os.fdopen(events_write, "wb")
+        self.link = AgentLink(
+            commands=self._commands_end, events=self._events_end, on_agent_gone=self.gone.set
+        )
+        self.commands: BinaryIO = os.fdopen(commands_write, "wb", buffering=0)
+        self.events: BinaryIO = os.fdopen(events_read, "rb")
+        self.link.start()
+
+    def tell(self, *commands: Command) -> None:
+        for command in commands:
+            self.commands.write(encode(command))
+
+    def hear(self) -> Event:
+        return parse_event(self.events.readline())
+
+    def close(self) -> None:
+        self.commands.close()
+        assert self.gone.wait(TIMEOUT_S)
+        for file in (self.events, self._commands_end, self._events_end):
+            file.close()
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    agent = Agent()
+    yield agent
+    agent.close()
+
+
+def prepare() -> Prepare:
+    return Prepare(
+        configuration=CONFIGURATION,
+        local_rank=0,
+        scratch=Path("scratch"),
+        checkpoint_directory=None,
+    )
+
+
+def join(
+    generation: int = 1, *, rank: int = 0, configuration: RunConfiguration = CONFIGURATION
+) -> Join:
+    return Join(
+        generation=generation,
+        mesh=Mesh(dataReplicate=2),
+        rank=rank,
+        local_rank=0,
+        store_host="10.0.0.1",
+        store_port=4242 if rank else None,
+        configuration=configuration,
+    )
+
+
+END = DivergedError("the end of the script")
+ENDED = WorkerFailed(
+    exit_code=ExitCode.DIVERGED, reason="Diverged", message="the end of the script"
+)
+
+
+def test_rank_0_tells_all_that_happens_in_a_group(agent: Agent) -> None:
+    agent.tell(prepare(), join(1), join(2))
+
+    work(agent.link, lambda _: ScriptedRun([Outcome.COMPLETE, END]))
+
+    assert [agent.hear() for _ in range(6)] == [
+        Warm(),
+        StoreOpened(generation=1, port=4242),
+        PhaseBegan(generation=1, phase="Training"),
+        ProgressMade(generation=1, progress=make_progress(step=1)),
+        FiguresTaken(generation=1, figures=FIGURES),
+        GroupEnded(generation=1, outcome=Outcome.COMPLETE),
+    ]
+
+
+def test_other_ranks_leave_the_progress_to_rank_0(agent: Agent) -> None:
+    agent.tell(prepare(), join(1, rank=1))
+
+    work(agent.link, lambda _: ScriptedRun([END]))
+
+    assert [agent.hear() for _ in range(4)] == [
+        Warm(),
+        PhaseBegan(generation=1, phase="Training"),
+        FiguresTaken(generation=1, figures=FIGURES),
+        ENDED,
+    ]
+
+
+def test_a_worker_joins_the_next_group_after_one_was_lost(agent: Agent) -> None:
+    run = ScriptedRun([GroupLostError("rank 1 is gone"), Outcome.STOPPED, END])
+    agent.tell(prepare(), join(1, rank=1), join(2, rank=1), join(5))
+
+    work(agent.link, lambda _: run)
+
+    events = [agent.hear() for _ in range(11)]
+    assert GroupLost(generation=1, message="rank 1 is gone") in events
+    assert GroupEnded(generation=2, outcome=Outcome.STOPPED) in events
+    assert [(group.generation, group.rank) for group in run.groups] == [(1, 1), (2, 1), (5, 0)]
+
+
+def test_another_configuration_makes_another_run_and_the_same_one_does_not(
+    agent: Agent,
+) -> None:
+    built: list[Prepare] = []
+
+    def build(order: Prepare) -> ScriptedRun:
+        built.append(order)
+        return ScriptedRun([Outcome.STOPPED, END])
+
+    agent.tell(prepare(), join(1), join(2, configuration=OTHER_CONFIGURATION))
+    agent.tell(join(3, configuration=OTHER_CONFIGURATION))
+
+    work(agent.link, build)
+
+    assert [order.configuration for order in built] == [CONFIGURATION, OTHER_CONFIGURATION]
+    assert built[1].scratch == built[0].scratch
+
+
+def test_a_request_reaches_its_own_group_and_no_other(agent: Agent) -> None:
+    run = PatientRun([])
+    worker = threading.Thread(target=work, args=(agent.link, lambda _: run), daemon=True)
+    agent.tell(
+        prepare(),
+        join(1, rank=1),
+        Ask(generation=1, request=Request.REFORM),
+        join(2, rank=1),
+        Ask(generation=1, request=Request.STOP),
+        Ask(generation=2, request=Request.REFORM),
+    )
+
+    worker.start()
+
+    assert [agent.hear() for _ in range(3)] == [
+        Warm(),
+        GroupEnded(generation=1, outcome=Outcome.STOPPED),
+        GroupEnded(generation=2, outcome=Outcome.STOPPED),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "reason"),
+    [
+        (ConfigurationError("NoData", "no file"), ExitCode.CONFIGURATION, "NoData"),
+        (DivergedError("loss is nan"), ExitCode.DIVERGED, "Diverged"),
+        (CheckpointError("disk full"), ExitCode.CRASHED, "CheckpointFailed"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("when", ["warm-up", "training"])
+def test_what_ends_a_run_is_told_with_its_exit_code(
+    agent: Agent, when: str, error: Exception, exit_code: ExitCode, reason: str
+) -> None:
+    def build(_: Prepare) -> ScriptedRun:
+        if when == "warm-up":
+            raise error
+        return ScriptedRun([error])
+
+    agent.tell(prepare(), join(1, rank=1))
+
+    work(agent.link, build)
+
+    events = [agent.hear() for _ in range(1 if when == "warm-up" else 4)]
+    assert events[-1] == WorkerFailed(exit_code=exit_code, reason=reason, message=str(error))
+
+
+def test_what_nobody_foresaw_is_told_before_the_process_ends(agent: Agent) -> None:
+    agent.tell(prepare())
+
+    def build(_: Prepare) -> ScriptedRun:
+        raise MemoryError("no room for the model")
+
+    with pytest.raises(MemoryError):
+        work(agent.link, build)
+
+    assert agent.hear() == WorkerFailed(
+        exit_code=ExitCode.CRASHED,
+        reason="WorkerFailed",
+        message="MemoryError: no room for the model",
+    )
+
+
+def test_a_worker_whose_agent_is_gone_learns_it_while_it_waits(agent: Agent) -> None:
+    agent.commands.close()
+
+    assert agent.gone.wait(TIMEOUT_S)
+
+
+def test_a_worker_whose_agent_is_gone_learns_it_when_it_speaks() -> None:
+    events_read, events_write = os.pipe()
+    os.close(events_read)
+    gone = threading.Event()
+    with (
+        os.fdopen(events_write, "wb", buffering=0) as events,
+        Path(os.devnull).open("rb") as nothing,
+    ):
+        link = AgentLink(commands=nothing, events=events, on_agent_gone=gone.set)
+
+        link.send(Warm())
+
+        assert gone.is_set()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from modelscaling.exit_code import ExitCode
+from modelscaling.mesh import Mesh
+from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.request import Outcome, Request
+from modelscaling_trainer.worker_protocol import (
+    Ask,
+    Command,
+    Event,
+    FiguresTaken,
+    GroupEnded,
+    GroupLost,
+    Join,
+    PhaseBegan,
+    Prepare,
+    ProgressMade,
+    StoreOpened,
+    Warm,
+    WorkerFailed,
+    encode,
+    parse_command,
+    parse_event,
+)
+from tests.trainer.agent_builders import make_configuration, make_progress
+
+COMMANDS: list[Command] = [
+    Prepare(
+        configuration=make_configuration(),
+        local_rank=1,
+        scratch=Path("/tmp"),
+        checkpoint_directory=None,
+    ),
+    Join(
+        generation=3,
+        mesh=Mesh(dataReplicate=4),
+        rank=2,
+        local_rank=0,
+        store_host="10.0.0.1",
+        store_port=4242,
+        configuration=make_configuration(),
+    ),
+    Ask(generation=3, request=Request.REFORM),
+]
+EVENTS: list[Event] = [
+    Warm(),
+    StoreOpened(generation=3, port=4242),
+    PhaseBegan(generation=3, phase="Training"),
+    ProgressMade(generation=3, progress=make_progress()),
+    FiguresTaken(
+        generation=3,
+        figures=ProcessFigures(
+            step=1, data_wait_seconds=0.5, compute_seconds=1.5, peak_memory_bytes=1024
+        ),
+    ),
+    GroupEnded(generation=3, outcome=Outcome.STOPPED),
+    GroupLost(generation=3, message="rank 1\nis gone"),
+    WorkerFailed(exit_code=ExitCode.CONFIGURATION, reason="NoData", message="no file → none"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.kind)
+def test_a_command_is_one_line_and_comes_back(command: Command) -> None:
+    line = encode(command)
+
+    assert line.count(b"\n") == 1
+    assert parse_command(line) == command
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
+def test_an_event_is_one_line_and_comes_back(event: Event) -> None:
+    line = encode(event)
+
+    assert line.count(b"\n") == 1
+    assert parse_event(line) == event
+
+
+def test_what_is_no_event_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kind"):
+        parse_event(encode(COMMANDS[2]))
