@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from devcluster.build import build_key, linker_flags
+from devcluster.build import _report, build_key, linker_flags
 from devcluster.layout import Layout
 
 if TYPE_CHECKING:
@@ -41,3 +41,14 @@ def test_a_python_file_asks_for_none(sources: Path) -> None:
     (sources / "build.py").touch()
 
     assert build_key(sources) == before
+
+
+def test_what_go_says_that_is_not_progress_is_kept_as_the_problem() -> None:
+    said = [
+        "go: downloading k8s.io/api v0.37.2",
+        "k8s.io/api/core/v1",
+        "# github.com/seccomp/libseccomp-golang",
+        "fatal error: seccomp.h: No such file or directory",
+    ]
+
+    assert _report(said) == said[2:]

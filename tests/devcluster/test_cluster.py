@@ -10,6 +10,8 @@ import socket
 import ssl
 import stat
 import time
+import uuid
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ from devcluster.up import up
 from devcluster.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from demo.kubectl import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -111,13 +115,28 @@ PEERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def peers(cluster: Cluster, namespace: str) -> str:
+@pytest.fixture(scope="module")
+def peers(layout: Layout, cluster: Cluster) -> Iterator[str]:
     """Two pods on two nodes; the namespace that they are in."""
+    assert layout.kubeconfig.exists()
+    with namespace_with_peers(cluster) as name:
+        yield name
+
+
+@contextmanager
+def namespace_with_peers(cluster: Cluster) -> Iterator[str]:
+    name = f"peers-{uuid.uuid4().hex[:8]}"
     content = json.dumps({"apiVersion": "v1", "kind": "List", "items": PEERS})
-    cluster.run("kubectl", "apply", f"--namespace={namespace}", "--filename=-", stdin=content)
-    wait_for_pods(cluster, namespace)
-    return namespace
+    cluster.run("kubectl", "create", "namespace", name)
+    try:
+        label = "pod-security.kubernetes.io/enforce=restricted"
+        cluster.run("kubectl", "label", "namespace", name, label)
+        cluster.run("kubectl", "apply", f"--namespace={name}", "--filename=-", stdin=content)
+        wait_for_pods(cluster, name)
+        yield name
+    finally:
+        # It takes ten seconds, which nobody has to wait for.
+        cluster.run("kubectl", "delete", "namespace", name, "--wait=false")
 
 
 def wait_for_pods(cluster: Cluster, namespace: str) -> None:
@@ -130,6 +149,12 @@ def wait_for_pods(cluster: Cluster, namespace: str) -> None:
 
 def execute(cluster: Cluster, namespace: str, pod: str, *command: str) -> str:
     return cluster.run("kubectl", "exec", pod, f"--namespace={namespace}", "--", *command)
+
+
+def restarts(cluster: Cluster, namespace: str) -> list[int]:
+    listed = cluster.run("kubectl", "get", "pods", f"--namespace={namespace}", "--output=json")
+    pods = json.loads(listed)["items"]
+    return [int(pod["status"]["containerStatuses"][0]["restartCount"]) for pod in pods]
 
 
 def node_condition(cluster: Cluster, name: str) -> str:
@@ -232,17 +257,16 @@ def test_a_pod_is_not_root_and_its_root_is_read_only(cluster: Cluster, peers: st
 
 
 def test_a_volume_is_shared_by_nodes_and_emptied_when_its_claim_is_gone(
-    layout: Layout, cluster: Cluster, peers: str
+    layout: Layout, cluster: Cluster
 ) -> None:
-    execute(cluster, peers, "first", "sh", "-c", "echo kept > /data/file")
-    seen = execute(cluster, peers, "second", "cat", "/data/file")
-    volume = cluster.get("pvc", "data", f"--namespace={peers}")["spec"]["volumeName"]
-    cluster.run("kubectl", "delete", "pod", "--all", f"--namespace={peers}", "--timeout=60s")
-    cluster.run("kubectl", "delete", "pvc", "data", f"--namespace={peers}", "--timeout=60s")
+    with namespace_with_peers(cluster) as name:
+        execute(cluster, name, "first", "sh", "-c", "echo kept > /data/file")
+        seen = execute(cluster, name, "second", "cat", "/data/file")
+        volume = cluster.get("pvc", "data", f"--namespace={name}")["spec"]["volumeName"]
     wait_until(
         lambda: cluster.get("pv", volume)["status"]["phase"] == "Released",
         what="release of the volume",
-        timeout_s=30,
+        timeout_s=60,
     )
     volumes.offer(layout, Api(layout))
 
@@ -262,7 +286,7 @@ def test_a_volume_is_shared_by_nodes_and_emptied_when_its_claim_is_gone(
 def test_what_was_killed_is_started_again_and_pods_live_on(
     layout: Layout, cluster: Cluster, peers: str, killed: list[str]
 ) -> None:
-    before = processes.running(layout.home)
+    before, restarts_before = processes.running(layout.home), restarts(cluster, peers)
     processes.kill([before[name] for name in killed])
 
     up(layout)
@@ -271,10 +295,7 @@ def test_what_was_killed_is_started_again_and_pods_live_on(
     assert {name for name in before if before[name] != after[name]} == set(killed)
     url = "http://second.peers:8000/ast.py"
     assert execute(cluster, peers, "first", "python", "-c", CLIENT, url).strip() == "200"
-    pods = json.loads(
-        cluster.run("kubectl", "get", "pods", f"--namespace={peers}", "--output=json")
-    )["items"]
-    assert [p["status"]["containerStatuses"][0]["restartCount"] for p in pods] == [0, 0]
+    assert restarts(cluster, peers) == restarts_before
 
 
 def test_a_lost_node_is_noticed_and_comes_back(cluster: Cluster, peers: str) -> None:
