@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.dashboard import (
 
 from charts.dashboards.panel import DATASOURCE, Panel, Query, Unit, stat, timeseries
 
+_CHECKPOINT = "modelscaling_checkpoint_duration_seconds"
 _RUN = '{namespace="$namespace", name=~"$name"}'
 
 
@@ -140,12 +141,18 @@ _COURSES: tuple[Panel, ...] = (
     ),
     timeseries(
         title="Checkpoint duration",
-        description="Time from the start of a checkpoint until it is whole on the volume; "
-        "training goes on meanwhile.",
+        description="Time from the start of a checkpoint until it is whole on the volume, over all "
+        "so far: they are too rare for a rate. Training goes on meanwhile.",
         unit=Unit.SECONDS,
         queries=(
             Query(
-                expression=_quantile(0.95, "modelscaling_checkpoint_duration_seconds"),
+                expression=f"sum by (name) ({_CHECKPOINT}_sum{_RUN}) "
+                f"/ sum by (name) ({_CHECKPOINT}_count{_RUN})",
+                legend="{{name}} mean",
+            ),
+            Query(
+                expression=f"histogram_quantile(0.95, sum by (name, le) "
+                f"({_CHECKPOINT}_bucket{_RUN}))",
                 legend="{{name}} p95",
             ),
         ),

@@ -129,7 +129,7 @@ def test_the_operator_may_do_in_its_namespaces_what_it_may_nowhere_else(
     cluster: Cluster, system: str, namespace: str, package: Path, helm_install: list[str]
 ) -> None:
     cluster.run(
-        *("helm", "install", _RELEASE, str(package), *helm_install, "--wait=hookOnly"),
+        *("helm", "install", _RELEASE, str(package), *helm_install),
     )
     account = f"system:serviceaccount:{system}:{_OPERATOR}"
 
