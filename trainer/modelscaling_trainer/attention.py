@@ -71,7 +71,8 @@ class _ChunkedAttention(torch.autograd.Function):
         rows, groups, tokens, size = q_NGTD.shape
         scale = size**-0.5
         grad_NGTD = grad_BHTD.reshape(q_NGTD.shape)
-        delta_NGT1 = (grad_NGTD.float() * out_NGTD).sum(-1, keepdim=True).to(q_NGTD.dtype)
+        wide = torch.promote_types(q_NGTD.dtype, torch.float32)
+        delta_NGT1 = (grad_NGTD.to(wide) * out_NGTD).sum(-1, keepdim=True).to(q_NGTD.dtype)
         dq_NGTD, dk_NTD, dv_NTD = (
             torch.empty_like(q_NGTD),
             torch.zeros_like(k_NTD),

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.distributed.checkpoint.metadata import Metadata
 
     from modelscaling.shape import ModelShape
 
@@ -59,6 +61,7 @@ class Checkpoint:
         from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
         from torch.distributed.checkpoint.state_dict_loader import load  # noqa: PLC0415
 
+        _expect_single_process()
         try:
             load(dict(tensors), checkpoint_id=self.path, no_dist=True)
         except (Exception, CheckpointException) as error:  # which is a BaseException
@@ -144,11 +147,13 @@ def write(
     from torch.distributed.checkpoint.filesystem import FileSystemWriter  # noqa: PLC0415
     from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
 
+    _expect_single_process()
     temporary = directory / f"{_TEMPORARY}{_name(counters.step)}-{os.getpid()}-{time.time_ns()}"
     try:
         temporary.mkdir(parents=True)
         writer = FileSystemWriter(temporary, thread_count=2)
-        save(dict(tensors), storage_writer=writer, no_dist=True)
+        metadata = save(dict(tensors), storage_writer=writer, no_dist=True)
+        _check_complete(metadata, tensors)
         _write_description(temporary, counters, shape)
         _publish(temporary, directory / _name(counters.step))
     except (Exception, CheckpointException) as error:  # which is a BaseException
@@ -167,6 +172,19 @@ def prune(directory: Path, *, keep: int) -> None:
     for path in directory.glob(f"{_TEMPORARY}*"):
         if _is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_complete(metadata: Metadata, tensors: dict[str, Tensor]) -> None:
+    """Refuse what lacks a tensor: torch loses the error of all but one of its writer threads."""
+    written = {index.fqn for index in metadata.storage_data or {}}
+    lost = tensors.keys() - written
+    if lost:
+        raise OSError(f"{len(lost)} of {len(tensors)} tensors were not written")
+
+
+def _expect_single_process() -> None:
+    """Silence torch's guess that a save without collectives may not be meant."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from modelscaling.api.training import CompileMode
+from modelscaling_trainer.compilation import Compilation
+from modelscaling_trainer.decoder import Decoder
+from modelscaling_trainer.errors import ConfigurationError
+from tests.trainer.runs import make_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model() -> Decoder:
+    return Decoder(make_run("unused").model, compute_dtype=torch.float32)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A C++ compiler on the path, as far as anybody looks before it is needed."""
+    path = tmp_path / "g++"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "step_seconds", "remaining_steps", "is_compiled"),
+    [
+        (CompileMode.NEVER, [9.0] * 5, 10**6, False),
+        (CompileMode.ALWAYS, [], 1, True),
+        (CompileMode.AUTO, [1.0] * 5, 1000, True),
+        (CompileMode.AUTO, [1.0] * 5, 100, False),
+        (CompileMode.AUTO, [1.0] * 4, 1000, False),
+        (CompileMode.AUTO, [60.0, 0.1, 0.1, 0.1, 0.1], 1000, False),
+    ],
+    ids=[
+        "never",
+        "always, before anything is measured",
+        "a long run",
+        "a short run",
+        "not yet measured",
+        "a slow first step does not make a run long",
+    ],
+)
+@pytest.mark.usefixtures("compiler")
+def test_compile_where_it_pays(
+    *,
+    model: Decoder,
+    mode: CompileMode,
+    step_seconds: list[float],
+    remaining_steps: int,
+    is_compiled: bool,
+) -> None:
+    compilation = Compilation(mode, CPU)
+    for seconds in step_seconds:
+        compilation.observe(seconds)
+
+    assert is_compiled == compilation.apply_if_due(model, remaining_steps=remaining_steps)
+    assert not compilation.apply_if_due(model, remaining_steps=remaining_steps)
+
+
+def test_without_a_compiler_auto_does_without_and_always_is_refused(
+    model: Decoder, compiler: Path
+) -> None:
+    compiler.unlink()
+    auto = Compilation(CompileMode.AUTO, CPU)
+    for _ in range(5):
+        auto.observe(60.0)
+
+    assert not auto.apply_if_due(model, remaining_steps=10**6)
+    with pytest.raises(ConfigurationError, match=r"compile=Always needs a C\+\+ compiler"):
+        Compilation(CompileMode.ALWAYS, CPU)

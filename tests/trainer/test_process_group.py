@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from modelscaling.mesh import Mesh
+from modelscaling_trainer.errors import GroupLostError
+from modelscaling_trainer.group import Group
+from modelscaling_trainer.process_group import all_gather, process_group
+
+CPU = torch.device("cpu")
+
+
+def make_group(*, ranks: int, rank: int = 0, port: int | None = None) -> Group:
+    return Group(
+        generation=1,
+        mesh=Mesh(dataReplicate=ranks),
+        rank=rank,
+        local_rank=0,
+        store_host="127.0.0.1",
+        store_port=port,
+    )
+
+
+def test_groups_follow_each_other_in_one_process() -> None:
+    ports: list[int] = []
+    for _ in range(3):
+        with process_group(
+            make_group(ranks=1), device=CPU, on_store_port=ports.append, is_withdrawn=lambda: False
+        ) as is_formed:
+            assert is_formed
+            assert all_gather({"rank": 0}) == [{"rank": 0}]
+        assert not dist.is_initialized()
+
+    assert len(ports) == 3
+
+
+def test_an_error_inside_dissolves_the_group() -> None:
+    with (
+        pytest.raises(KeyError),
+        process_group(
+            make_group(ranks=1), device=CPU, on_store_port=lambda _: None, is_withdrawn=bool
+        ),
+    ):
+        raise KeyError
+
+    assert not dist.is_initialized()
+
+
+def test_members_that_do_not_come_are_named() -> None:
+    forming = process_group(
+        make_group(ranks=3),
+        device=CPU,
+        on_store_port=lambda _: None,
+        is_withdrawn=lambda: False,
+        form_timeout_s=0.1,
+    )
+    with (
+        pytest.raises(GroupLostError, match=r"ranks \[1, 2\] of generation 1 did not come"),
+        forming,
+    ):
+        pass
+
+
+def test_a_store_that_is_not_there_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    forming = process_group(
+        make_group(ranks=2, rank=1, port=port),
+        device=CPU,
+        on_store_port=lambda _: None,
+        is_withdrawn=lambda: False,
+        form_timeout_s=0.1,
+    )
+    with (
+        pytest.raises(GroupLostError, match=f"store at 127.0.0.1:{port} could not be reached"),
+        forming,
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("rank", "port"), [(0, 1234), (1, None), (2, 1234)], ids=["host", "guest", "outside"]
+)
+def test_a_place_that_cannot_be_is_refused(rank: int, port: int | None) -> None:
+    with pytest.raises(ValueError, match=f"rank.{rank}"):
+        make_group(ranks=2, rank=rank, port=port)
