@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from modelscaling_trainer.agent.settings import PodSettings
 
 _STORE_WAIT_S = 5.0
-"""How long an answer to a member that asks for the store is held back until it is known."""
 _SHUTDOWN_TIMEOUT_S = 0.5
 
 _REFUSALS = {
@@ -55,9 +54,18 @@ async def start_server(
     return runner
 
 
-def make_application(agent: Agent, registry: CollectorRegistry, *, key: bytes) -> web.Application:
-    """Return the agent's routes: the table in `modelscaling.protocol`."""
-    endpoints = _Endpoints(agent, registry)
+def make_application(
+    agent: Agent,
+    registry: CollectorRegistry,
+    *,
+    key: bytes,
+    store_wait_s: float = _STORE_WAIT_S,
+) -> web.Application:
+    """Return the agent's routes: the table in `modelscaling.protocol`.
+
+    An answer to a member that asks for the store is held back for at most `store_wait_s`.
+    """
+    endpoints = _Endpoints(agent, registry, store_wait_s)
     application = web.Application(middlewares=[_signature_check(key)])
     application.add_routes(
         [
@@ -100,9 +108,10 @@ def _signature_check(key: bytes) -> Middleware:
 class _Endpoints:
     """What each path does."""
 
-    def __init__(self, agent: Agent, registry: CollectorRegistry) -> None:
+    def __init__(self, agent: Agent, registry: CollectorRegistry, store_wait_s: float) -> None:
         self._agent = agent
         self._registry = registry
+        self._store_wait_s = store_wait_s
 
     async def health(self, _request: web.Request) -> web.Response:
         """Answer 200 as long as the agent and its workers live."""
@@ -140,7 +149,7 @@ class _Endpoints:
                 facts.generation == generation and facts.store_port is not None
             )
 
-        await agent.wait_for(is_decided, _STORE_WAIT_S)
+        await agent.wait_for(is_decided, self._store_wait_s)
         facts = agent.facts
         if facts.generation > generation:
             return _json(HTTPStatus.CONFLICT, agent.status())

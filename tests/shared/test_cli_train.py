@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from modelscaling.cli import train
+from modelscaling.cli.error import UsageError
+from modelscaling.cli.main import main
+from tests.shared.spec import make_spec
+from tests.shared.test_cli_resource import make_document
+
+if TYPE_CHECKING:
+    from modelscaling.local_run import LocalRun
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "run.yaml"
+    spec = make_spec(replicas=2, processesPerReplica=2)
+    path.write_text(yaml.safe_dump_all([{"kind": "Secret"}, make_document(spec=spec)]))
+    return str(path)
+
+
+def resolve(*arguments: str) -> LocalRun:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return train.resolve(parser.parse_args(arguments))
+
+
+def test_a_run_takes_its_processes_from_the_spec(file: str) -> None:
+    run = resolve("-f", file)
+
+    assert run.mesh.size == 4
+    assert run.name == "tiny"
+    assert run.configuration.training.total_steps == 125
+
+
+def test_processes_stand_for_replicas_times_processes_per_replica(file: str) -> None:
+    assert resolve("-f", file, "--processes", "1").mesh.size == 1
+
+
+def test_settings_change_the_run(file: str) -> None:
+    run = resolve("-f", file, "--set", "spec.training.tokens=512", "--set", "spec.model.layers=3")
+
+    assert run.configuration.training.total_steps == 1
+    assert run.configuration.model.layers == 3
+
+
+def test_without_an_output_directory_the_run_keeps_no_checkpoints(file: str) -> None:
+    run = resolve("-f", file)
+
+    assert run.output is None
+    assert run.configuration.checkpoint is None
+
+
+def test_an_output_directory_is_saved_to_as_often_as_the_api_says(file: str) -> None:
+    run = resolve("-f", file, "--output", "runs/a")
+
+    assert run.output == Path.cwd() / "runs/a"
+    assert run.configuration.checkpoint is not None
+    assert run.configuration.checkpoint.every_steps == 200
+    assert run.configuration.checkpoint.keep == 3
+
+
+def test_an_early_stop_leaves_the_schedule_alone(file: str) -> None:
+    run = resolve("-f", file, "--steps", "7")
+
+    assert run.stop_at_step == 7
+    assert run.configuration == resolve("-f", file).configuration
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            ["--processes", "3"],
+            "spec.training.globalBatchSize: 8 is not divisible by the data-parallel size 3",
+            id="a batch that cannot be cut",
+        ),
+        pytest.param(
+            ["--processes", "100"],
+            "spec.processesPerReplica: 100 is not valid",
+            id="too many processes",
+        ),
+        pytest.param(
+            ["--set", "spec.model.heads=5"],
+            "hiddenSize=64 is not divisible by heads=5",
+            id="a setting that breaks a rule",
+        ),
+        pytest.param(["--set", "spec.modle=5"], "'modle' is not a field", id="an unknown field"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_it_starts(
+    file: str, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve("-f", file, *arguments)
+
+
+def test_without_torch_it_says_what_to_install(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda name: None if name == "torch" else name)
+
+    assert main(["train", "-f", file]) == 2
+
+    assert capsys.readouterr().err == (
+        "error: torch is not installed; run: pip install 'modelscaling[trainer]'\n"
+    )

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.shared.spec import make_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+
+_TIMEOUT_S = 120
+
+
+class Ended(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    objects: list[dict[str, Any]]
+    errors: str
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A small run on text that is there, after a resource of another kind."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{n} bottles of beer on the wall, " for n in range(2000)))
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "runs"}}
+    run = {
+        "apiVersion": "modelscaling.dev/v1alpha1",
+        "kind": "ModelScaling",
+        "metadata": {"name": "tiny"},
+        "spec": make_spec(
+            data__text={"path": str(text)},
+            model__layers=1,
+            model__hiddenSize=32,
+            training__tokens=20 * 8 * 64,
+            training__learningRate="3e-4",
+            training__precision="Float32",
+            training__compile="Never",
+            training__validateEverySteps=10,
+        ),
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump_all([claim, run]))
+    return path
+
+
+def start(file: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a run with its caches beside the file."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "modelscaling.cli.main", "train", "-f", str(file), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(file.parent / "cache"), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def end(process: subprocess.Popen[str]) -> Ended:
+    output, errors = process.communicate(timeout=_TIMEOUT_S)
+    return Ended(process.returncode, [json.loads(line) for line in output.splitlines()], errors)
+
+
+def train(file: Path, *options: str) -> Ended:
+    return end(start(file, "--json", *options))
+
+
+STEP_FIELDS = {"step", "loss", "tokens", "sample_digest", "step_seconds", "tokens_per_second"}
+
+
+def test_one_and_two_processes_train_the_same_run_to_its_end(file: Path) -> None:
+    one, two = train(file), train(file, "--processes", "2")
+
+    for run, mesh in ((one, "single"), (two, "dp2")):
+        assert run.code == 0, run.errors
+        *steps, last = run.objects
+        assert [step["step"] for step in steps] == list(range(1, 21))
+        assert [step["tokens"] for step in steps] == [512 * n for n in range(1, 21)]
+        measured = [step["step"] for step in steps if "validation_loss" in step]
+        assert measured == [10, 20]
+        assert all(set(step) - {"validation_loss"} == STEP_FIELDS for step in steps)
+        assert last.keys() == {"done", "step", "parameters", "mesh", "checkpoint"}
+        assert (last["done"], last["step"], last["mesh"]) == (True, 20, mesh)
+        assert last["checkpoint"] is None
+    assert [s["sample_digest"] for s in one.objects[:-1]] == [
+        s["sample_digest"] for s in two.objects[:-1]
+    ]
+    for alone, together in zip(one.objects[:-1], two.objects[:-1], strict=True):
+        assert alone["loss"] == pytest.approx(together["loss"], abs=1e-5)
+
+
+def test_a_run_that_stops_early_goes_on_exactly_there(file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    first = train(file, "--output", str(output), "--steps", "7")
+    assert first.code == 0, first.errors
+    assert first.objects[-1]["step"] == 7
+    assert first.objects[-1]["checkpoint"] == str(output / "step-00000007")
+
+    second = train(file, "--output", str(output))
+
+    assert second.code == 0, second.errors
+    undisturbed = train(file)
+    resumed = [(step["step"], step["loss"]) for step in second.objects[:-1]]
+    assert resumed == [(step["step"], step["loss"]) for step in undisturbed.objects[7:-1]]
+
+
+def test_an_interrupt_saves_and_says_where(file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    process = start(file, "--json", "--output", str(output), "--set", "spec.training.tokens=1B")
+    assert process.stdout is not None
+    step = json.loads(process.stdout.readline())["step"]
+
+    process.send_signal(signal.SIGINT)
+
+    code, objects, errors = end(process)
+    assert code == 130, errors
+    (checkpoint,) = output.glob("step-*")
+    saved = int(checkpoint.name.removeprefix("step-"))
+    assert saved == max([step, *(one["step"] for one in objects)])
+    assert f"the run is saved in {checkpoint}" in errors
+
+
+def test_a_second_interrupt_ends_at_once(file: Path) -> None:
+    process = start(file, "--json", "--set", "spec.training.tokens=1B")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGINT)
+    process.stderr.readline()  # what the first interrupt does
+    os.kill(process.pid, signal.SIGINT)
+
+    assert end(process).code == 130
+
+
+def test_data_that_is_not_there_fails_the_run_with_its_path(file: Path) -> None:
+    ended = train(file, "--set", "spec.data.text.path=/nowhere/*.txt")
+
+    assert ended.code == 1
+    assert ended.objects == []
+    assert "/nowhere/*.txt" in ended.errors
+
+
+def test_without_json_people_read_progress_on_standard_error(file: Path) -> None:
+    ended = end(start(file))
+
+    assert ended.code == 0
+    assert ended.objects == []
+    assert "tiny: " in ended.errors
+    assert "step 20/20  loss " in ended.errors
+    assert "done at step 20; nothing was saved" in ended.errors

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.exit_code import ExitCode
+from modelscaling.local_run import LocalRun
+from modelscaling.mesh import Mesh
+from modelscaling.protocol import Failure
+from modelscaling_trainer.local_report import LocalReport
+from tests.trainer.agent_builders import make_configuration, make_progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Terminal(io.StringIO):
+    """Standard error; a terminal if it says so."""
+
+    def __init__(self, *, is_terminal: bool = False) -> None:
+        super().__init__()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Shown:
+    """A report and what it has written."""
+
+    def __init__(self, *, is_terminal: bool = False, **run: Any) -> None:
+        fields = {
+            "name": "tiny",
+            "configuration": make_configuration(training__validateEverySteps=50),
+            "mesh": Mesh(dataReplicate=2),
+            "output": None,
+            "stop_at_step": None,
+            "is_json": False,
+        }
+        self.output = io.StringIO()
+        self.terminal = Terminal(is_terminal=is_terminal)
+        self.clock = Clock()
+        self.report = LocalReport(
+            LocalRun(**(fields | run)),
+            output=self.output,
+            terminal=self.terminal,
+            clock=self.clock,
+        )
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.output.getvalue().splitlines()]
+
+    @property
+    def lines(self) -> list[str]:
+        return self.terminal.getvalue().splitlines()
+
+
+def test_a_step_is_one_object_of_json() -> None:
+    shown = Shown(is_json=True)
+
+    shown.report.on_progress(make_progress(step=7))
+
+    assert shown.objects == [
+        {
+            "step": 7,
+            "loss": 5.25,
+            "tokens": 3584,
+            "sample_digest": "c0ffee",
+            "step_seconds": 0.25,
+            "tokens_per_second": 2048.0,
+        }
+    ]
+    assert shown.lines == []
+
+
+@pytest.mark.parametrize(
+    ("step", "stop_at_step", "is_measured"),
+    [
+        pytest.param(50, None, True, id="every 50 steps"),
+        pytest.param(51, None, False, id="repeated in the step after"),
+        pytest.param(125, None, True, id="at the end"),
+        pytest.param(51, 51, True, id="at an early end"),
+    ],
+)
+def test_the_validation_loss_is_written_where_it_is_measured(
+    step: int, stop_at_step: int | None, *, is_measured: bool
+) -> None:
+    shown = Shown(is_json=True, stop_at_step=stop_at_step)
+
+    shown.report.on_progress(make_progress(step=step, validation_loss=4.5))
+
+    assert shown.objects[0].get("validation_loss") == (4.5 if is_measured else None)
+
+
+def test_the_last_object_says_how_it_ended(tmp_path: Path) -> None:
+    for step in (50, 100, 125):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    (tmp_path / ".writing-step-00000200-1").mkdir()
+    shown = Shown(is_json=True, output=tmp_path)
+    shown.report.on_progress(make_progress(step=125))
+
+    shown.report.done()
+
+    assert shown.objects[-1] == {
+        "done": True,
+        "step": 125,
+        "parameters": 98_624,
+        "mesh": "dp2",
+        "checkpoint": str(tmp_path / "step-00000125"),
+    }
+
+
+def test_a_run_that_was_done_before_says_its_step(tmp_path: Path) -> None:
+    (tmp_path / "step-00000125").mkdir()
+    shown = Shown(is_json=True, output=tmp_path)
+
+    shown.report.done()
+
+    assert shown.objects[-1]["step"] == 125
+
+
+def test_without_an_output_directory_nothing_is_saved_and_it_says_so() -> None:
+    shown = Shown()
+
+    assert shown.lines == [
+        "tiny: 98.6k parameters, 125 steps, mesh dp2; nothing is saved (give --output DIR to save)"
+    ]
+
+
+def test_a_terminal_has_one_line_that_changes() -> None:
+    shown = Shown(is_terminal=True)
+    shown.report.on_progress(make_progress(step=1))
+    shown.report.on_progress(make_progress(step=2))
+
+    last = shown.terminal.getvalue().rpartition("\r")[2]
+    assert "step 2/125  loss 5.2500  2,048 tokens/s  0:00:31 left" in last
+    assert shown.terminal.getvalue().count("\n") == 1
+
+
+def test_elsewhere_a_line_comes_every_few_seconds() -> None:
+    shown = Shown()
+    for step in range(1, 5):
+        shown.report.on_progress(make_progress(step=step))
+        shown.clock.now += 2.0
+
+    steps = [line.split()[1] for line in shown.lines if line.startswith("step")]
+    assert steps == ["1/125", "4/125"]
+
+
+def test_an_interrupted_run_says_where_it_was_saved(tmp_path: Path) -> None:
+    shown = Shown(output=tmp_path)
+    shown.report.interrupting()
+    (tmp_path / "step-00000007").mkdir()
+
+    shown.report.interrupted()
+
+    assert shown.lines[-2].startswith("saving; interrupt again to end at once")
+    assert f"the run is saved in {tmp_path / 'step-00000007'}" in shown.lines[-1]
+
+
+def test_an_interrupted_run_that_saves_nothing_says_so() -> None:
+    shown = Shown()
+
+    shown.report.interrupted()
+
+    assert shown.lines[-1] == "interrupted; nothing was saved"
+
+
+def test_a_failed_run_says_why() -> None:
+    shown = Shown(is_json=True)
+
+    shown.report.failed(
+        Failure(exit_code=ExitCode.CONFIGURATION, reason="NoData", message="no file matches")
+    )
+
+    assert shown.lines == ["error: the run failed: NoData: no file matches"]
