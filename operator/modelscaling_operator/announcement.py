@@ -25,7 +25,14 @@ _MESSAGE_MAX_LENGTH = 1024
 _QUIET = frozenset({ConditionType.RESCALING})
 _BEGINNING = frozenset({Reason.NOT_SUSPENDED, Reason.WAITING_FOR_PODS})
 _TOLD_BY_ANOTHER = frozenset(
-    {Reason.NOT_SUSPENDED, Reason.COMPLETE, Reason.FAILED, Reason.SUSPENDED, Reason.SCALED_TO_ZERO}
+    {
+        Reason.NOT_SUSPENDED,
+        Reason.COMPLETE,
+        Reason.FAILED,
+        Reason.FORMING,
+        Reason.SUSPENDED,
+        Reason.SCALED_TO_ZERO,
+    }
 )
 _TROUBLES = frozenset(
     {

@@ -14,7 +14,7 @@ from modelscaling_operator.agents import Agents
 from modelscaling_operator.decision import Policy
 from modelscaling_operator.handlers import Handlers
 from modelscaling_operator.health import HealthServer, Vitals
-from modelscaling_operator.kube import Kube, load_configuration
+from modelscaling_operator.kube import RUNS, Kube, KubeError, load_configuration
 from modelscaling_operator.lease import Lease
 from modelscaling_operator.loop import Surroundings
 from modelscaling_operator.metrics import Metrics
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from modelscaling_operator.settings import Settings
 
 _logger = logging.getLogger(__name__)
+
+_CRD_PERIOD_S = 1.0
 
 
 async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> None:
@@ -54,12 +56,13 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
         health.ready = True
         if with_lease:
             await lease.acquire()
+        await _await_crd(kube)
 
     async def end(**_: object) -> None:
         await lease.release()
 
     with_lease = bool(settings.lease_namespace)
-    kopf.on.startup(registry=handlers.registry)(start)
+    kopf.on.startup(registry=handlers.registry, errors=kopf.ErrorsMode.PERMANENT)(start)
     kopf.on.cleanup(registry=handlers.registry)(end)
     try:
         await kopf.operator(
@@ -72,6 +75,26 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
         await health.stop()
         await agents.close()
         await kube.close()
+
+
+async def _await_crd(kube: Kube) -> None:
+    """Wait until the CRD is there: kopf looks for it once, and would serve nothing for ever."""
+    told = False
+    while not await _is_served(kube):
+        if not told:
+            _logger.warning(
+                "waiting for the CustomResourceDefinition of ModelScaling; install it from crds/"
+            )
+        told = True
+        await asyncio.sleep(_CRD_PERIOD_S)
+
+
+async def _is_served(kube: Kube) -> bool:
+    try:
+        return await kube.serves(RUNS)
+    except KubeError as error:
+        _logger.warning("the API server is not asked: %s", error)
+        return False
 
 
 def _end_at_once() -> None:

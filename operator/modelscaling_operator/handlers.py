@@ -5,6 +5,7 @@ No create, update or field handlers: they would patch the object twice a change 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,13 @@ class Handlers:
         self._wake(metadata["namespace"], metadata["name"])
 
     async def _look_after(
-        self, namespace: str, name: str, uid: str, pods: _PodIndex, **_: object
+        self,
+        namespace: str,
+        name: str,
+        uid: str,
+        pods: _PodIndex,
+        stopped: kopf.DaemonStopped,
+        **_: object,
     ) -> None:
         key = (namespace, name)
         loop = RunLoop(
@@ -117,9 +124,11 @@ class Handlers:
             pods=lambda: tuple(pods.get(key, ())),
         )
         self._loops[key][uid] = loop
+        watcher = asyncio.create_task(_stop_with(stopped, loop))
         try:
             await loop.run()
         finally:
+            watcher.cancel()
             del self._loops[key][uid]
             if not self._loops[key]:
                 del self._loops[key]
@@ -127,3 +136,8 @@ class Handlers:
     def _wake(self, namespace: str, name: str) -> None:
         for loop in self._loops.get((namespace, name), {}).values():
             loop.wake.set()
+
+
+async def _stop_with(stopped: kopf.DaemonStopped, loop: RunLoop) -> None:
+    await stopped.wait()
+    loop.stop()

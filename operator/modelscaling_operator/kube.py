@@ -147,6 +147,14 @@ class Kube:
         """Close the connections."""
         await self._client.close()  # type: ignore[no-untyped-call]
 
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server knows the resource (its CRD is installed and established)."""
+        try:
+            found = await self._request("GET", f"/{resource.prefix}")
+        except NotFoundError:
+            return False
+        return any(kind["name"] == resource.plural for kind in found["resources"])
+
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
         """Return the newest version of an object."""
         return await self._request("GET", resource.path(namespace, name))

@@ -103,12 +103,21 @@ class RunLoop:
         self._refusal: Refusal | None = None
         self._pulse: Pulse | None = None
         self._errors = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End after the present look; the operator itself ends."""
+        self._stopping = True
+        self.wake.set()
 
     async def run(self) -> None:
-        """Look after the run until it is being deleted."""
+        """Look after the run until it is being deleted, or the operator ends."""
         vitals = self._around.vitals
         try:
-            while (requeue_s := await self._look_safely()) is not None:
+            while not self._stopping:
+                requeue_s = await self._look_safely()
+                if requeue_s is None:
+                    return
                 vitals.plan(self._run.uid, requeue_s)
                 try:
                     async with asyncio.timeout(requeue_s):

@@ -12,6 +12,7 @@ from modelscaling.api.status import (
     ProgressStatus,
     RescaleRecord,
 )
+from modelscaling.protocol import AgentState
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,7 +60,7 @@ def record_training(status: ModelScalingStatus, seen: Observation) -> ModelScali
     group, pulse = status.group, seen.pulse
     if group is None or group.trained or pulse is None or pulse.time is None:
         return status
-    if pulse.generation != group.generation:
+    if pulse.generation != group.generation or not _trains_now(seen):
         return status
     trained = group.model_copy(
         update={
@@ -72,6 +73,18 @@ def record_training(status: ModelScalingStatus, seen: Observation) -> ModelScali
     record = _record(group, first_step=pulse.first_step, time=pulse.time)
     rescales = (*status.rescales, record)[-RESCALES_KEPT:] if record else status.rescales
     return status.model_copy(update={"group": trained, "rescales": rescales})
+
+
+def _trains_now(seen: Observation) -> bool:
+    """Whether a member of the present group says that it trains: it may have been suspended."""
+    group = seen.status.group
+    agents = (seen.agent(pod) for pod in seen.own)
+    return group is not None and any(
+        agent is not None
+        and agent.generation == group.generation
+        and agent.state is AgentState.TRAINING
+        for agent in agents
+    )
 
 
 def _record(group: GroupStatus, *, first_step: int, time: datetime) -> RescaleRecord | None:

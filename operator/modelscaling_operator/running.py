@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus
-from modelscaling.protocol import AgentState
+from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.failure import describe_exit, is_failed, retry_time
 from modelscaling_operator.observation import PodPhase, Silence
 
@@ -75,7 +75,7 @@ def _waits_for(
         or _hindered(wish, seen)
         or _paused(seen, now)
         or _pods_missing(wish, seen)
-        or _agents_missing(wish, seen)
+        or _agents_missing(wish, seen, now)
     )
 
 
@@ -132,23 +132,18 @@ def _pods_missing(wish: Wish, seen: Observation) -> Running | None:
     )
 
 
-def _agents_missing(wish: Wish, seen: Observation) -> Running | None:
+def _agents_missing(wish: Wish, seen: Observation, now: datetime) -> Running | None:
     for pod in seen.own:
         answer = seen.agents.get(pod.uid)
         if pod.index >= wish.spec.replicas:
             continue
-        if isinstance(answer, Silence):
-            return Running(
-                holds=False,
-                reason=Reason.WAITING_FOR_AGENTS,
-                message=f"The agent of pod {pod.name} does not answer: {answer.message}",
-            )
-        if answer is None or answer.state is AgentState.STARTING:
-            return Running(
-                holds=False,
-                reason=Reason.WAITING_FOR_AGENTS,
-                message=f"The agent of pod {pod.name} starts its workers.",
-            )
+        if isinstance(answer, Silence) and now >= answer.since + timedelta(seconds=HICCUP_S):
+            message = f"The agent of pod {pod.name} does not answer: {answer.message}"
+        elif not isinstance(answer, AgentStatus) or answer.state is AgentState.STARTING:
+            message = f"The agent of pod {pod.name} starts its workers."
+        else:
+            continue
+        return Running(holds=False, reason=Reason.WAITING_FOR_AGENTS, message=message)
     return None
 
 

@@ -20,7 +20,7 @@ STUCK_MARGIN_S = 10
 STOP_TIMEOUT_S = 300
 """Seconds that agents have to reach a step boundary and save, once they are told to."""
 
-_STOPPABLE = frozenset({AgentState.WARM, AgentState.FORMING, AgentState.TRAINING})
+_ENDING = frozenset({AgentState.STOPPING, AgentState.ENDED})
 
 
 def stuck(pod: Pod, now: datetime) -> bool:
@@ -51,7 +51,11 @@ def wind_down(
         elif pod.ended:
             if not keep_ended:
                 yield DeletePod(pod=pod)
-        elif overdue or not pod.live or agent is None or agent.state is AgentState.STARTING:
+        elif overdue or not pod.live:
             yield DeletePod(pod=pod)
-        elif agent.state in _STOPPABLE:
+        elif agent is None:
+            # One that does not answer has perhaps just ended, with a log that is to be kept.
+            if not keep_ended:
+                yield DeletePod(pod=pod)
+        elif agent.state not in _ENDING:
             yield Stop(pod=pod, mode=mode, generation=max(generation, agent.generation))

@@ -1,0 +1,596 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling.api.status import ConditionStatus, RunState
+from modelscaling.exit_code import ExitCode
+from modelscaling.protocol import AgentState, StopMode
+from modelscaling_operator.action import Assign, CreatePods, DeletePod, Stop
+from modelscaling_operator.decision import short_number
+from modelscaling_operator.observation import Obstacle, PodPhase
+from tests.operator.world import (
+    RUN,
+    TOTAL_STEPS,
+    World,
+    make_exit,
+    make_failure,
+    make_pod,
+)
+from tests.shared.spec import make_spec
+
+if TYPE_CHECKING:
+    from modelscaling.api.status import Condition
+
+
+def make_world(**changes: Any) -> World:
+    return World(spec=make_spec(**{"replicas": 2, "checkpoint": _CHECKPOINT, **changes}))
+
+
+_CHECKPOINT = {"volume": {"persistentVolumeClaim": {"claimName": "runs"}}}
+
+
+def trained_world(**changes: Any) -> World:
+    """A world whose group has done a few steps."""
+    world = make_world(**changes)
+    for _ in range(10):
+        world.tick()
+    assert world.status.state is RunState.RUNNING
+    return world
+
+
+def condition(world: World, kind: ConditionType) -> Condition:
+    return next(c for c in world.status.conditions if c.type == kind)
+
+
+def test_a_new_run_gets_all_its_pods_at_once() -> None:
+    world = make_world(replicas=3, training__globalBatchSize=9)
+
+    decision = world.tick()
+
+    assert decision.actions == (CreatePods(indexes=(0, 1, 2), image="trainer:1"),)
+    assert decision.status.start_time == world.observe().status.start_time is not None
+
+
+def test_the_number_of_a_group_is_written_before_any_agent_is_told() -> None:
+    world = make_world()
+    while world.status.group is None:
+        decision = world.tick(act=False) if world.agents else world.tick()
+
+    assert decision.status.group is not None
+    assert any(isinstance(action, Assign) for action in decision.actions)
+    assert all(agent.generation == 0 for agent in world.agents.values())
+
+    follow_up = world.decide()
+
+    assert follow_up.status.group == decision.status.group
+    assert [a.assignment.generation for a in follow_up.actions if isinstance(a, Assign)] == [1]
+
+
+def test_no_group_is_formed_while_an_agent_still_starts() -> None:
+    world = make_world()
+    world.tick()
+    world.tick()
+    first = world.live_pods()[0]
+    world.agents[first.uid] = world.agents[first.uid].model_copy(
+        update={"state": AgentState.STARTING}
+    )
+
+    decision = world.decide()
+
+    assert decision.actions == ()
+    assert decision.status.group is None
+    assert decision.status.ready_replicas == 1
+
+
+def test_a_run_trains_to_its_end_and_keeps_its_pods() -> None:
+    world = make_world()
+
+    while world.status.completion_time is None:
+        world.tick()
+    world.run_until_quiet()
+
+    assert world.status.state is RunState.COMPLETE
+    assert condition(world, ConditionType.COMPLETE).message == f"All {TOTAL_STEPS} steps are done."
+    assert world.status.progress is not None
+    assert world.status.progress.step == TOTAL_STEPS
+    assert [pod.phase for pod in world.pods.values()] == [PodPhase.SUCCEEDED] * 2
+    assert world.births == 2
+
+
+def test_nothing_is_done_to_a_group_that_trains() -> None:
+    world = trained_world()
+
+    for _ in range(20):
+        world.tick()
+
+        assert world.actions == []
+
+
+def test_scaling_up_lets_the_old_group_train_until_the_new_pods_are_warm() -> None:
+    world = trained_world()
+    world.edit(replicas=4, checkpoint=_CHECKPOINT)
+
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:1")]
+    assert world.status.state is RunState.RUNNING
+    assert "Changing to dp4" in condition(world, ConditionType.RUNNING).message
+
+    for _ in range(8):
+        world.tick()
+
+    assert world.states() == [AgentState.TRAINING] * 4
+    assert world.status.group is not None
+    assert (world.status.group.generation, world.status.group.mesh) == (2, "dp4")
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "dp4")
+    assert record.lost_steps == 0
+
+
+def test_scaling_down_forms_the_new_group_before_it_releases_the_leavers() -> None:
+    world = trained_world(replicas=4)
+    world.edit(replicas=2, checkpoint=_CHECKPOINT)
+    seen: list[object] = []
+    for _ in range(10):
+        world.tick()
+        seen += world.actions
+
+    assert isinstance(seen[0], Assign)
+    assert [member.index for member in seen[0].assignment.members] == [0, 1]
+    released = [action for action in seen if isinstance(action, Stop)]
+    assert {(stop.pod.index, stop.mode) for stop in released} == {
+        (2, StopMode.RELEASE),
+        (3, StopMode.RELEASE),
+    }
+    assert sorted(world.pods) == ["tiny-0", "tiny-1"]
+    assert world.status.restarts.count == 0
+
+
+def test_suspending_saves_and_gives_all_pods_back() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=_CHECKPOINT, suspend=True)
+
+    world.tick()
+
+    assert {action.mode for action in world.actions if isinstance(action, Stop)} == {
+        StopMode.SUSPEND
+    }
+    assert world.status.state is RunState.SUSPENDING
+
+    world.run_until_quiet()
+
+    assert world.pods == {}
+    assert world.status.state is RunState.SUSPENDED
+    assert world.status.restarts.count == 0
+
+
+def test_a_suspended_run_goes_on_with_a_higher_number() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=_CHECKPOINT, suspend=True)
+    world.run_until_quiet()
+    step = world.step
+    world.edit(replicas=2, checkpoint=_CHECKPOINT)
+    for _ in range(10):
+        world.tick()
+
+    assert world.status.group is not None
+    assert world.status.group.generation == 2
+    assert world.step > step
+    assert world.status.rescales == ()
+
+
+def test_no_replicas_suspends_the_run() -> None:
+    world = trained_world()
+    world.edit(replicas=0, checkpoint=_CHECKPOINT)
+    world.run_until_quiet()
+
+    assert world.status.state is RunState.SUSPENDED
+    assert condition(world, ConditionType.SUSPENDED).reason == Reason.SCALED_TO_ZERO
+
+
+def test_a_crashed_pod_is_counted_told_and_replaced_after_a_pause() -> None:
+    world = trained_world()
+    world.crash(1, failure=make_failure("WorkerDied"))
+
+    world.tick(seconds=0.5)
+
+    assert world.actions == []
+    assert world.status.restarts.count == 1
+    assert world.status.state is RunState.RESTARTING
+    running = condition(world, ConditionType.RUNNING)
+    assert running.reason == Reason.BACKING_OFF
+    assert "pod tiny-1: WorkerDied: A peer was lost." in running.message
+
+    for _ in range(10):
+        world.tick()
+
+    assert world.status.state is RunState.RUNNING
+    assert world.status.restarts.count == 1
+    assert world.status.group is not None
+    assert world.status.group.cause == Reason.PODS_CHANGED
+    assert world.births == 3
+
+
+def test_the_pause_doubles_without_progress_and_ends_with_it() -> None:
+    world = trained_world()
+    pauses = []
+    for _ in range(4):
+        world.crash(1)
+        world.step = 0
+        world.tick(seconds=0)
+        failed = world.now
+        while not any(isinstance(action, DeletePod) for action in world.actions):
+            world.tick(seconds=0.25)
+        pauses.append((world.now - failed).total_seconds())
+        while len(world.live_pods()) < 2:
+            world.tick(seconds=0)
+
+    assert pauses == pytest.approx([1.25, 2.25, 4.25, 8.25])
+
+    for _ in range(40):
+        world.tick()
+
+    assert world.status.restarts.consecutive == 0
+    assert world.status.restarts.count == 4
+
+
+def test_a_failure_is_counted_once_even_if_the_operator_dies_after_it_was_written() -> None:
+    world = trained_world()
+    world.crash(0)
+    for _ in range(5):
+        world.tick(seconds=0, act=False)
+
+    assert world.status.restarts.count == 1
+
+
+def test_more_failures_than_allowed_fail_the_run_with_the_last_message() -> None:
+    world = trained_world(maxRestarts=0)
+    world.crash(0, failure=make_failure("WorkerDied"))
+    world.run_until_quiet()
+
+    assert world.status.state is RunState.FAILED
+    failed = condition(world, ConditionType.FAILED)
+    assert failed.reason == Reason.MAX_RESTARTS_EXCEEDED
+    assert failed.message == (
+        "1 failures are more than spec.maxRestarts=0 allows; the last one: "
+        "pod tiny-0: WorkerDied: A peer was lost."
+    )
+    assert len(world.pods) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        pytest.param(ExitCode.CONFIGURATION, "NoData", id="a bad configuration"),
+        pytest.param(ExitCode.DIVERGED, "NotFinite", id="a loss that is not finite"),
+    ],
+)
+def test_what_no_retry_can_mend_fails_the_run_at_once(code: ExitCode, reason: str) -> None:
+    world = trained_world()
+    world.crash(0, code, failure=make_failure(reason, code))
+    world.tick()
+
+    failed = condition(world, ConditionType.FAILED)
+    assert (failed.status, failed.reason) == (ConditionStatus.TRUE, reason)
+    assert failed.message == f"pod tiny-0: {reason}: A peer was lost."
+
+    world.run_until_quiet()
+
+    assert world.births == 2
+    assert all(pod.ended for pod in world.pods.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"disruption": "Evicted for memory"}, id="evicted"),
+        pytest.param({"code": ExitCode.INTERRUPTED}, id="told to end by its node"),
+    ],
+)
+def test_a_pod_that_was_taken_away_is_replaced_at_once_and_not_counted(
+    changes: dict[str, Any],
+) -> None:
+    world = trained_world(maxRestarts=0)
+    world.crash(1, **changes)
+    world.tick()
+
+    assert [type(action) for action in world.actions] == [DeletePod]
+
+    for _ in range(8):
+        world.tick()
+
+    assert world.status.state is RunState.RUNNING
+    assert world.status.restarts.count == 0
+
+
+def test_a_pod_that_vanished_is_created_again_at_once() -> None:
+    world = trained_world(maxRestarts=0)
+    world.vanish(0)
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(0,), image="trainer:1")]
+    for _ in range(8):
+        world.tick()
+    assert world.status.state is RunState.RUNNING
+
+
+def test_a_group_that_broke_in_living_pods_is_counted_and_formed_again() -> None:
+    world = trained_world()
+    world.break_group()
+    world.tick(seconds=0.5)
+
+    assert world.actions == []
+    assert world.status.restarts.count == 1
+
+    for _ in range(5):
+        world.tick()
+
+    assert world.status.group is not None
+    assert (world.status.group.generation, world.status.group.cause) == (2, "GroupBroke")
+    assert world.births == 2
+    assert world.status.restarts.count == 1
+
+
+def test_a_silent_pod_is_given_up_only_if_its_group_says_that_it_broke() -> None:
+    world = trained_world()
+    silent = world.live_pods()[1]
+    del world.agents[silent.uid]
+    seen = world.observe()
+    long_ago = replace(seen.agents[silent.uid], since=world.now - timedelta(seconds=40))
+    cut_off = replace(seen, agents={**seen.agents, silent.uid: long_ago})
+
+    assert world.decide_about(cut_off).actions == ()
+
+    world.break_group()
+    broken = replace(world.observe(), agents={**world.observe().agents, silent.uid: long_ago})
+
+    assert world.decide_about(broken).actions == (DeletePod(pod=silent),)
+
+
+def test_a_pod_stuck_in_deletion_is_forced() -> None:
+    world = trained_world()
+    stuck = replace(world.live_pods()[1], deletion_deadline=world.now - timedelta(seconds=11))
+    world.pods[stuck.name] = stuck
+
+    assert DeletePod(pod=stuck, force=True) in world.decide().actions
+
+
+def test_a_deadline_stops_the_run_with_its_pods_saved() -> None:
+    world = trained_world(activeDeadlineSeconds=20)
+    while world.status.completion_time is None:
+        world.tick()
+    world.run_until_quiet()
+
+    failed = condition(world, ConditionType.FAILED)
+    assert failed.reason == Reason.DEADLINE_EXCEEDED
+    assert [pod.exit.code for pod in world.pods.values() if pod.exit] == [75, 75]
+
+
+def test_the_time_to_live_deletes_the_run_after_its_end() -> None:
+    world = make_world(ttlSecondsAfterFinished=30)
+    while world.status.completion_time is None:
+        world.tick()
+    finished = world.now
+    while not world.deleted:
+        world.tick()
+
+    assert timedelta(seconds=28) < world.now - finished < timedelta(seconds=33)
+
+
+def test_a_bad_spec_starts_nothing_and_says_why() -> None:
+    world = make_world(replicas=3)
+    decision = world.tick()
+
+    assert decision.actions == ()
+    accepted = condition(world, ConditionType.ACCEPTED)
+    assert (accepted.status, accepted.reason) == (ConditionStatus.FALSE, Reason.INVALID_SPEC)
+    assert accepted.message.startswith(
+        "spec.training.globalBatchSize: 8 is not divisible by the data-parallel size 3"
+    )
+    assert world.status.state is RunState.INVALID
+
+
+def test_a_bad_edit_leaves_the_group_that_trains_alone() -> None:
+    world = trained_world()
+    world.edit(replicas=3, checkpoint=_CHECKPOINT)
+    step = world.step
+    for _ in range(5):
+        world.tick()
+
+        assert world.actions == []
+
+    assert world.step == step + 5
+    assert world.status.state is RunState.RUNNING
+    assert condition(world, ConditionType.ACCEPTED).status is ConditionStatus.FALSE
+
+    world.edit(replicas=4, checkpoint=_CHECKPOINT)
+    for _ in range(8):
+        world.tick()
+
+    assert world.status.state is RunState.RUNNING
+    assert condition(world, ConditionType.ACCEPTED).status is ConditionStatus.TRUE
+
+
+def test_edited_settings_form_a_new_group_of_the_same_pods() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=_CHECKPOINT, training__learningRate="1e-4")
+    for _ in range(5):
+        world.tick()
+
+    assert world.status.group is not None
+    assert (world.status.group.generation, world.births) == (2, 2)
+    assert world.status.rescales[-1].cause == "SettingsChanged"
+
+
+def test_an_edited_template_replaces_every_pod_after_they_have_saved() -> None:
+    world = trained_world()
+    world.edit(
+        replicas=2,
+        checkpoint=_CHECKPOINT,
+        template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}},
+    )
+    world.tick()
+
+    assert [action.mode for action in world.actions if isinstance(action, Stop)] == [
+        StopMode.SUSPEND
+    ] * 2
+
+    for _ in range(12):
+        world.tick()
+
+    assert world.status.state is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
+    assert world.status.restarts.count == 0
+
+
+def test_pods_of_a_run_keep_their_image_over_an_upgrade_of_the_operator() -> None:
+    world = trained_world()
+    world.pods = {name: replace(pod, image="trainer:0") for name, pod in world.pods.items()}
+    world.vanish(1)
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(1,), image="trainer:0")]
+
+
+def test_what_keeps_a_pod_from_starting_is_told() -> None:
+    world = make_world()
+    world.tick()
+    world.pods["tiny-0"] = replace(
+        world.pods["tiny-0"],
+        phase=PodPhase.PENDING,
+        address=None,
+        obstacle=Obstacle(
+            reason=Reason.UNSCHEDULABLE, message='persistentvolumeclaim "runs" not found'
+        ),
+    )
+    world.tick()
+
+    running = condition(world, ConditionType.RUNNING)
+    assert running.reason == Reason.UNSCHEDULABLE
+    assert running.message == 'persistentvolumeclaim "runs" not found'
+    assert world.status.state is RunState.PENDING
+
+
+def test_a_pod_of_an_older_run_of_the_same_name_is_waited_for() -> None:
+    world = make_world()
+    world.pods["tiny-0"] = make_pod(0, owner_uid="older")
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(1,), image="trainer:1")]
+    running = condition(world, ConditionType.RUNNING)
+    assert running.reason == Reason.NAME_TAKEN
+
+
+def test_a_leader_that_is_done_is_enough_when_a_peer_crashes_after_it() -> None:
+    world = trained_world()
+    world.step = TOTAL_STEPS - 1
+    world.tick()
+    world.pods["tiny-1"] = replace(world.pods["tiny-1"], phase=PodPhase.FAILED, exit=make_exit(1))
+    world.run_until_quiet()
+
+    assert world.status.state is RunState.COMPLETE
+
+
+def test_a_lost_status_takes_up_the_agents_number() -> None:
+    world = trained_world()
+    world.break_group()
+    world.status = type(world.status)()
+    for _ in range(4):
+        world.tick()
+
+    assert world.status.group is not None
+    assert world.status.group.generation == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(999, "999"), (98_624, "98.6k"), (25_400_000, "25.4M"), (8_030_261_248, "8.03B")],
+)
+def test_numbers_of_parameters_are_short(number: int, text: str) -> None:
+    assert short_number(number) == text
+
+
+_FAULTS = st.sampled_from(
+    [
+        "crash",
+        "evict",
+        "vanish",
+        "break",
+        "die before writing",
+        "die before acting",
+        "scale to 0",
+        "scale to 1",
+        "scale to 2",
+        "scale to 4",
+        "suspend",
+        "bad edit",
+        "settings",
+        "wait",
+        "wait",
+        "wait",
+    ]
+)
+
+
+@given(faults=st.lists(st.tuples(_FAULTS, st.integers(0, 3)), max_size=25))
+@settings(max_examples=80, deadline=None)
+def test_after_any_faults_the_run_becomes_quiet_as_it_is_wished(
+    faults: list[tuple[str, int]],
+) -> None:
+    world = make_world(maxRestarts=10000)
+    for fault, index in faults:
+        _inflict(world, fault, index)
+        world.tick()
+    world.edit(replicas=4, checkpoint=_CHECKPOINT, maxRestarts=10000)
+    for _ in range(150):
+        world.tick()
+
+    if world.status.state is RunState.COMPLETE:
+        assert world.step == TOTAL_STEPS
+        return
+    assert world.status.state is RunState.RUNNING
+    assert world.actions == []
+    assert sorted(world.pods) == [RUN.pod_name(i) for i in range(4)]
+    assert world.states() == [AgentState.TRAINING] * 4
+    assert world.status.observed_generation == world.generation
+
+
+def _inflict(world: World, fault: str, index: int) -> None:
+    name = RUN.pod_name(index)
+    present = world.pods.get(name)
+    running = present is not None and not present.ended
+    if world.status.completion_time is not None:
+        return
+    match fault:
+        case "crash" if running:
+            world.crash(index)
+        case "evict" if running:
+            world.crash(index, disruption="Evicted")
+        case "vanish" if present is not None:
+            world.vanish(index)
+        case "break":
+            world.break_group()
+        case "die before writing":
+            world.tick(write=False)
+        case "die before acting":
+            world.tick(act=False)
+        case "suspend":
+            world.edit(replicas=2, checkpoint=_CHECKPOINT, suspend=True, maxRestarts=10000)
+        case "bad edit":
+            world.edit(replicas=3, checkpoint=_CHECKPOINT, maxRestarts=10000)
+        case "settings":
+            world.edit(
+                replicas=2,
+                checkpoint=_CHECKPOINT,
+                training__learningRate=f"{index + 1}e-4",
+                maxRestarts=10000,
+            )
+        case _ if fault.startswith("scale to"):
+            world.edit(replicas=int(fault[-1]), checkpoint=_CHECKPOINT, maxRestarts=10000)
