@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python bench/train.py [--shape S] [--precision Float32] [--rounds 5]
 
-All peers train the same shape on the same batch (forward, backward, clipping to norm 1, AdamW),
-in turns within each round, so that a machine that gets slower does so for all. What is compared
-is the median over rounds of the ratio within a round. The peak is that of a square matrix product
-measured in the same rounds. A CPU without bfloat16 products makes BFloat16 a comparison of our
-fallback to float32 with their emulation; measure Float32 there.
+S and XS are the models of examples/stdlib-20m.yaml and examples/stdlib-3m.yaml. All peers train
+the same shape on the same batch (forward, backward, clipping to norm 1, AdamW), in turns within
+each round, so that a machine that gets slower does so for all. What is compared is the median
+over rounds of the ratio within a round. The peak is that of a square matrix product measured in
+the same rounds. A CPU without bfloat16 products makes BFloat16 a comparison of our fallback to
+float32 with their emulation; measure Float32 there.
 """
 
 from __future__ import annotations

@@ -129,6 +129,23 @@ def test_first_weights_follow_the_seed_and_the_name_only() -> None:
     assert not torch.equal(shallow[first], other[first])
 
 
+def test_bfloat16_learns() -> None:
+    shape = make_shape()
+    model = Decoder(shape, compute_dtype=torch.bfloat16)
+    set_initial_weights(model, seed=0, layers=shape.layers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ids = torch.arange(40).repeat(2, 1)
+    losses = []
+    for _ in range(15):
+        loss = model.loss_sum(ids, ids.roll(-1, 1)) / ids.numel()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_bfloat16_computes_nearly_the_same_with_weights_in_float32() -> None:
     shape = make_shape()
     exact = make_decoder(shape)

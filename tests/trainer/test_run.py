@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sysconfig
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -69,6 +70,20 @@ def test_accumulating_micro_batches_changes_nothing(text: Path, start_workers: S
 
     assert whole.losses == pytest.approx(accumulated.losses, abs=AGREEMENT)
     assert whole.digests == accumulated.digests
+
+
+def test_bfloat16_learns_real_text(start_workers: Start) -> None:
+    standard_library = sysconfig.get_path("stdlib")
+    run = make_run(
+        f"{standard_library}/json/**/*.py",
+        training__precision="BFloat16",
+        optimizer__learning_rate=1e-2,
+    )
+    [result] = _train(start_workers(1, run))
+
+    assert result.outcome == "Complete"
+    assert result.losses[0] == pytest.approx(math.log(256), abs=0.2)
+    assert result.losses[-1] < 3.5
 
 
 def test_another_seed_sees_other_samples(text: Path, start_workers: Start) -> None:

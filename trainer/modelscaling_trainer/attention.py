@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BLOCK_ROWS = 32
+_BLOCK_ROWS = 64
 """Query rows of a block: fewer skip more of the masked half, more make larger products."""
 
 _LONGEST_CHUNKED = 2048
@@ -73,23 +73,26 @@ class _ChunkedAttention(torch.autograd.Function):
         grad_NGTD = grad_BHTD.reshape(q_NGTD.shape)
         wide = torch.promote_types(q_NGTD.dtype, torch.float32)
         delta_NGT1 = (grad_NGTD.to(wide) * out_NGTD).sum(-1, keepdim=True).to(q_NGTD.dtype)
-        dq_NGTD, dk_NTD, dv_NTD = (
-            torch.empty_like(q_NGTD),
-            torch.zeros_like(k_NTD),
-            torch.zeros_like(v_NTD),
-        )
+        dq_NGTD = torch.empty_like(q_NGTD)
+        # Sums over blocks: in bfloat16 each addition would round.
+        dk_NTD = torch.zeros_like(k_NTD, dtype=wide)
+        dv_NTD = torch.zeros_like(v_NTD, dtype=wide)
         for (start, end), p_NRT in zip(_blocks(tokens), probabilities, strict=True):
             q_NRD = q_NGTD[:, :, start:end].reshape(rows, -1, size)
             grad_NRD = grad_NGTD[:, :, start:end].reshape(rows, -1, size)
-            dv_NTD[:, :end].baddbmm_(p_NRT.transpose(1, 2), grad_NRD)
+            dv_NTD[:, :end].add_(torch.bmm(p_NRT.transpose(1, 2), grad_NRD))
             ds_NRT = torch.bmm(grad_NRD, v_NTD[:, :end].transpose(1, 2))
             ds_NRT.sub_(delta_NGT1[:, :, start:end].reshape(rows, -1, 1)).mul_(p_NRT)
             dq = torch.bmm(ds_NRT, k_NTD[:, :end]).mul_(scale)
             dq_NGTD[:, :, start:end] = dq.view(rows, groups, end - start, size)
-            dk_NTD[:, :end].baddbmm_(ds_NRT.transpose(1, 2), q_NRD, alpha=scale)
+            dk_NTD[:, :end].add_(torch.bmm(ds_NRT.transpose(1, 2), q_NRD), alpha=scale)
         batch, heads = grad_BHTD.shape[:2]
         kv_shape = (batch, heads // groups, tokens, size)
-        return dq_NGTD.view(grad_BHTD.shape), dk_NTD.view(kv_shape), dv_NTD.view(kv_shape)
+        return (
+            dq_NGTD.view(grad_BHTD.shape),
+            dk_NTD.to(k_NTD.dtype).view(kv_shape),
+            dv_NTD.to(v_NTD.dtype).view(kv_shape),
+        )
 
 
 def _blocks(tokens: int) -> list[tuple[int, int]]:

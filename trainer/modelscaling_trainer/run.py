@@ -18,6 +18,7 @@ from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.gradient import Gradient
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.loop import Listeners, Loop
+from modelscaling_trainer.memory import keep_freed_memory
 from modelscaling_trainer.micro_batch import micro_batch_size
 from modelscaling_trainer.optimizer import make_optimizer
 from modelscaling_trainer.precision import compute_dtype
@@ -62,6 +63,8 @@ class Run:
         Raises:
             ConfigurationError: the run cannot work as it is declared.
         """
+        if device.type == "cpu":
+            keep_freed_memory()
         self._configuration = configuration
         self._device = device
         self._directory = checkpoint_directory
