@@ -51,7 +51,6 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
 
     async def start(settings: kopf.OperatorSettings, **_: object) -> None:
         Handlers.configure(settings)
-        await health.start()
         # A standby is ready to take over.
         health.ready = True
         if with_lease:
@@ -60,11 +59,14 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
 
     async def end(**_: object) -> None:
         await lease.release()
+        # kopf waits five seconds for tasks that it does not know, such as kept connections.
+        await health.stop()
 
     with_lease = bool(settings.lease_namespace)
     kopf.on.startup(registry=handlers.registry, errors=kopf.ErrorsMode.PERMANENT)(start)
     kopf.on.cleanup(registry=handlers.registry)(end)
     try:
+        await health.start()
         await kopf.operator(
             registry=handlers.registry,
             clusterwide=not settings.namespaces,

@@ -80,6 +80,8 @@ class Handlers:
         settings.watching.label_selectors["v1", "pods"] = NAME_LABEL
         settings.networking.request_timeout = 30
         settings.networking.error_backoffs = [0.2, 0.5, 1, 2, 4, 8, 16, 32]
+        # The next operator waits for the end of this one.
+        settings.queueing.exit_timeout = 0.5
         settings.process.ultimate_exiting_timeout = EXIT_TIMEOUT_S
         # queueing.worker_limit stays unset: with an index it deadlocks (nolar/kopf#1243).
 

@@ -113,28 +113,38 @@ def _merged_list(base: list[Any], patch: Any, merge_key: str, path: tuple[str, .
         raise TemplateError(f"{_where(path)}={patch!r} must be a list")
     if any(isinstance(item, dict) and item == {"$patch": "replace"} for item in patch):
         return [item for item in patch if item != {"$patch": "replace"}]
-    result = list(base)
+    merged: dict[Any, Any] = {}
+    deleted = set()
+    known = {item[merge_key]: item for item in base}
     for item in patch:
         if not isinstance(item, dict) or merge_key not in item:
             raise TemplateError(
                 f"{_where(path)} has the item {item!r} without {merge_key}, which tells the items "
                 f"apart; set it"
             )
-        _merge_item(result, item, merge_key, path)
-    return result
+        key = item[merge_key]
+        if item.get("$patch") == "delete":
+            deleted.add(key)
+        else:
+            merged[key] = _merged_map(known.get(key, {}), item, path)
+    untouched = [item for key, item in known.items() if key not in merged and key not in deleted]
+    return _interleaved(list(merged.values()), untouched, list(known), merge_key)
 
 
-def _merge_item(
-    result: list[Any], item: dict[str, Any], merge_key: str, path: tuple[str, ...]
-) -> None:
-    places = [i for i, other in enumerate(result) if other.get(merge_key) == item[merge_key]]
-    if item.get("$patch") == "delete":
-        for place in reversed(places):
-            del result[place]
-    elif places:
-        result[places[0]] = _merged_map(result[places[0]], item, path)
-    else:
-        result.append(_merged_map({}, item, path))
+def _interleaved(
+    patched: list[Any], untouched: list[Any], order: list[Any], merge_key: str
+) -> list[Any]:
+    """Return both lists as one, as the API server orders them: items that were there keep their
+    order among each other, new ones come before the next that the patch does not name.
+    """
+    result = []
+    rest = list(untouched)
+    for item in patched:
+        key = item[merge_key]
+        while rest and key in order and order.index(rest[0][merge_key]) < order.index(key):
+            result.append(rest.pop(0))
+        result.append(item)
+    return result + rest
 
 
 def _where(path: tuple[str, ...]) -> str:

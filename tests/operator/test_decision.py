@@ -14,7 +14,7 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, StopMode
 from modelscaling_operator.action import Assign, CreatePods, DeletePod, Stop
 from modelscaling_operator.decision import short_number
-from modelscaling_operator.observation import Obstacle, PodPhase
+from modelscaling_operator.observation import Obstacle, PodPhase, Silence
 from tests.operator.world import (
     RUN,
     TOTAL_STEPS,
@@ -41,7 +41,7 @@ def trained_world(**changes: Any) -> World:
     world = make_world(**changes)
     for _ in range(10):
         world.tick()
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     return world
 
 
@@ -96,7 +96,7 @@ def test_a_run_trains_to_its_end_and_keeps_its_pods() -> None:
         world.tick()
     world.run_until_quiet()
 
-    assert world.status.state is RunState.COMPLETE
+    assert world.status.state == RunState.COMPLETE
     assert condition(world, ConditionType.COMPLETE).message == f"All {TOTAL_STEPS} steps are done."
     assert world.status.progress is not None
     assert world.status.progress.step == TOTAL_STEPS
@@ -120,7 +120,7 @@ def test_scaling_up_lets_the_old_group_train_until_the_new_pods_are_warm() -> No
     world.tick()
 
     assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:1")]
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert "Changing to dp4" in condition(world, ConditionType.RUNNING).message
 
     for _ in range(8):
@@ -162,12 +162,12 @@ def test_suspending_saves_and_gives_all_pods_back() -> None:
     assert {action.mode for action in world.actions if isinstance(action, Stop)} == {
         StopMode.SUSPEND
     }
-    assert world.status.state is RunState.SUSPENDING
+    assert world.status.state == RunState.SUSPENDING
 
     world.run_until_quiet()
 
     assert world.pods == {}
-    assert world.status.state is RunState.SUSPENDED
+    assert world.status.state == RunState.SUSPENDED
     assert world.status.restarts.count == 0
 
 
@@ -191,7 +191,7 @@ def test_no_replicas_suspends_the_run() -> None:
     world.edit(replicas=0, checkpoint=_CHECKPOINT)
     world.run_until_quiet()
 
-    assert world.status.state is RunState.SUSPENDED
+    assert world.status.state == RunState.SUSPENDED
     assert condition(world, ConditionType.SUSPENDED).reason == Reason.SCALED_TO_ZERO
 
 
@@ -203,7 +203,7 @@ def test_a_crashed_pod_is_counted_told_and_replaced_after_a_pause() -> None:
 
     assert world.actions == []
     assert world.status.restarts.count == 1
-    assert world.status.state is RunState.RESTARTING
+    assert world.status.state == RunState.RESTARTING
     running = condition(world, ConditionType.RUNNING)
     assert running.reason == Reason.BACKING_OFF
     assert "pod tiny-1: WorkerDied: A peer was lost." in running.message
@@ -211,7 +211,7 @@ def test_a_crashed_pod_is_counted_told_and_replaced_after_a_pause() -> None:
     for _ in range(10):
         world.tick()
 
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert world.status.restarts.count == 1
     assert world.status.group is not None
     assert world.status.group.cause == Reason.PODS_CHANGED
@@ -255,7 +255,7 @@ def test_more_failures_than_allowed_fail_the_run_with_the_last_message() -> None
     world.crash(0, failure=make_failure("WorkerDied"))
     world.run_until_quiet()
 
-    assert world.status.state is RunState.FAILED
+    assert world.status.state == RunState.FAILED
     failed = condition(world, ConditionType.FAILED)
     assert failed.reason == Reason.MAX_RESTARTS_EXCEEDED
     assert failed.message == (
@@ -306,7 +306,7 @@ def test_a_pod_that_was_taken_away_is_replaced_at_once_and_not_counted(
     for _ in range(8):
         world.tick()
 
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert world.status.restarts.count == 0
 
 
@@ -318,7 +318,7 @@ def test_a_pod_that_vanished_is_created_again_at_once() -> None:
     assert world.actions == [CreatePods(indexes=(0,), image="trainer:1")]
     for _ in range(8):
         world.tick()
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
 
 
 def test_a_group_that_broke_in_living_pods_is_counted_and_formed_again() -> None:
@@ -343,7 +343,7 @@ def test_a_silent_pod_is_given_up_only_if_its_group_says_that_it_broke() -> None
     silent = world.live_pods()[1]
     del world.agents[silent.uid]
     seen = world.observe()
-    long_ago = replace(seen.agents[silent.uid], since=world.now - timedelta(seconds=40))
+    long_ago = Silence(since=world.now - timedelta(seconds=40), message="refused")
     cut_off = replace(seen, agents={**seen.agents, silent.uid: long_ago})
 
     assert world.decide_about(cut_off).actions == ()
@@ -394,7 +394,7 @@ def test_a_bad_spec_starts_nothing_and_says_why() -> None:
     assert accepted.message.startswith(
         "spec.training.globalBatchSize: 8 is not divisible by the data-parallel size 3"
     )
-    assert world.status.state is RunState.INVALID
+    assert world.status.state == RunState.INVALID
 
 
 def test_a_bad_edit_leaves_the_group_that_trains_alone() -> None:
@@ -407,14 +407,14 @@ def test_a_bad_edit_leaves_the_group_that_trains_alone() -> None:
         assert world.actions == []
 
     assert world.step == step + 5
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert condition(world, ConditionType.ACCEPTED).status is ConditionStatus.FALSE
 
     world.edit(replicas=4, checkpoint=_CHECKPOINT)
     for _ in range(8):
         world.tick()
 
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert condition(world, ConditionType.ACCEPTED).status is ConditionStatus.TRUE
 
 
@@ -445,7 +445,7 @@ def test_an_edited_template_replaces_every_pod_after_they_have_saved() -> None:
     for _ in range(12):
         world.tick()
 
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
     assert world.status.restarts.count == 0
 
@@ -475,7 +475,7 @@ def test_what_keeps_a_pod_from_starting_is_told() -> None:
     running = condition(world, ConditionType.RUNNING)
     assert running.reason == Reason.UNSCHEDULABLE
     assert running.message == 'persistentvolumeclaim "runs" not found'
-    assert world.status.state is RunState.PENDING
+    assert world.status.state == RunState.PENDING
 
 
 def test_a_pod_of_an_older_run_of_the_same_name_is_waited_for() -> None:
@@ -495,7 +495,7 @@ def test_a_leader_that_is_done_is_enough_when_a_peer_crashes_after_it() -> None:
     world.pods["tiny-1"] = replace(world.pods["tiny-1"], phase=PodPhase.FAILED, exit=make_exit(1))
     world.run_until_quiet()
 
-    assert world.status.state is RunState.COMPLETE
+    assert world.status.state == RunState.COMPLETE
 
 
 def test_a_lost_status_takes_up_the_agents_number() -> None:
@@ -552,10 +552,10 @@ def test_after_any_faults_the_run_becomes_quiet_as_it_is_wished(
     for _ in range(150):
         world.tick()
 
-    if world.status.state is RunState.COMPLETE:
+    if world.status.state == RunState.COMPLETE:
         assert world.step == TOTAL_STEPS
         return
-    assert world.status.state is RunState.RUNNING
+    assert world.status.state == RunState.RUNNING
     assert world.actions == []
     assert sorted(world.pods) == [RUN.pod_name(i) for i in range(4)]
     assert world.states() == [AgentState.TRAINING] * 4
@@ -563,11 +563,14 @@ def test_after_any_faults_the_run_becomes_quiet_as_it_is_wished(
 
 
 def _inflict(world: World, fault: str, index: int) -> None:
-    name = RUN.pod_name(index)
-    present = world.pods.get(name)
-    running = present is not None and not present.ended
     if world.status.completion_time is not None:
         return
+    changes = _EDITS.get(fault)
+    if changes is not None:
+        world.edit(**{"replicas": 2, "checkpoint": _CHECKPOINT, "maxRestarts": 10000, **changes})
+        return
+    present = world.pods.get(RUN.pod_name(index))
+    running = present is not None and not present.ended
     match fault:
         case "crash" if running:
             world.crash(index)
@@ -581,16 +584,14 @@ def _inflict(world: World, fault: str, index: int) -> None:
             world.tick(write=False)
         case "die before acting":
             world.tick(act=False)
-        case "suspend":
-            world.edit(replicas=2, checkpoint=_CHECKPOINT, suspend=True, maxRestarts=10000)
-        case "bad edit":
-            world.edit(replicas=3, checkpoint=_CHECKPOINT, maxRestarts=10000)
-        case "settings":
-            world.edit(
-                replicas=2,
-                checkpoint=_CHECKPOINT,
-                training__learningRate=f"{index + 1}e-4",
-                maxRestarts=10000,
-            )
-        case _ if fault.startswith("scale to"):
-            world.edit(replicas=int(fault[-1]), checkpoint=_CHECKPOINT, maxRestarts=10000)
+
+
+_EDITS: dict[str, dict[str, Any]] = {
+    "scale to 0": {"replicas": 0},
+    "scale to 1": {"replicas": 1},
+    "scale to 2": {"replicas": 2},
+    "scale to 4": {"replicas": 4},
+    "suspend": {"suspend": True},
+    "bad edit": {"replicas": 3},
+    "settings": {"training__learningRate": "1e-4"},
+}

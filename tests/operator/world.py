@@ -214,24 +214,27 @@ class World:
                     agent = self.agents.pop(pod.uid, None)
                     if agent is not None and agent.generation == self._number:
                         self.break_group()
-            case Assign(assignment=assignment, pods=pods):
-                for pod in pods:
-                    agent = self.agents.get(pod.uid)
-                    if agent is None or agent.generation >= assignment.generation:
-                        continue
-                    self.agents[pod.uid] = agent.model_copy(
-                        update={
-                            "state": AgentState.FORMING,
-                            "generation": assignment.generation,
-                            "assignment_digest": assignment.digest(),
-                            "failure": None,
-                        }
-                    )
+            case Assign():
+                self._assign(action)
             case Stop(pod=pod, mode=mode):
                 code = ExitCode.DONE if mode is StopMode.RELEASE else ExitCode.INTERRUPTED
                 self._end(pod, code)
             case DeleteRun():
                 self.deleted = True
+
+    def _assign(self, action: Assign) -> None:
+        for pod in action.pods:
+            agent = self.agents.get(pod.uid)
+            if agent is None or agent.generation >= action.assignment.generation:
+                continue
+            self.agents[pod.uid] = agent.model_copy(
+                update={
+                    "state": AgentState.FORMING,
+                    "generation": action.assignment.generation,
+                    "assignment_digest": action.assignment.digest(),
+                    "failure": None,
+                }
+            )
 
     def _create(self, index: int, image: str) -> None:
         name = RUN.pod_name(index)
