@@ -34,6 +34,9 @@ from modelscaling.mesh import Mesh
 AGENT_PORT = 9400
 AGENT_PORT_NAME = "metrics"
 
+GRACE_PERIOD_S = 60
+"""Seconds from SIGTERM until a pod's container is killed, as its pod declares it."""
+
 SIGNATURE_HEADER = "X-ModelScaling-Signature"
 
 CONFIGURATION_FILE = "/etc/modelscaling/run/run.json"

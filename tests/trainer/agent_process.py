@@ -145,6 +145,7 @@ def start_agent(
     index: int = 0,
     processes: int = 1,
     checkpoints: Path | None = None,
+    grace_s: float = 60,
 ) -> AgentProcess:
     """Start an agent whose files are in `directory`; `checkpoints` is shared with others."""
     directory.mkdir(parents=True)
@@ -164,6 +165,7 @@ def start_agent(
         AgentOverride.TERMINATION_LOG: str(directory / "termination"),
         AgentOverride.BIND_ADDRESS: _ADDRESS,
         AgentOverride.PORT: str(port),
+        AgentOverride.TERMINATION_GRACE_SECONDS: str(grace_s),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }

@@ -111,6 +111,21 @@ def test_a_killed_worker_ends_the_agent_with_a_report(start: StartAgent, text: s
     assert failure.rank in {0, 1}
 
 
+def test_workers_that_cannot_save_in_time_are_killed(start: StartAgent, text: str) -> None:
+    run = make_run(text, steps=ENDLESS)
+    agent = start(run, grace_s=0.5)
+    agent.wait_until_warm()
+    agent.assign(make_group(agent, generation=1, configuration=run))
+    agent.wait_for_step(1)
+    (worker,) = agent.worker_pids()
+    os.kill(worker, signal.SIGSTOP)
+
+    agent.terminate()
+
+    assert agent.wait_for_exit(20) == ExitCode.INTERRUPTED
+    assert agent.report().progress is not None
+
+
 def test_the_death_of_an_agent_ends_its_workers(start: StartAgent, text: str) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run)

@@ -6,10 +6,13 @@ a worker whose agent is gone ends, whatever its main thread is doing.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
+
+from pydantic import ValidationError
 
 from modelscaling_trainer.request import Requests
 from modelscaling_trainer.worker_protocol import (
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from modelscaling_trainer.worker_protocol import Event
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,13 @@ class AgentLink:
         return self._orders.get()
 
     def _read(self) -> None:
+        try:
+            self._read_commands()
+        except (OSError, ValidationError):
+            _log.exception("a command cannot be read")
+        self._on_agent_gone()
+
+    def _read_commands(self) -> None:
         newest: JoinOrder | None = None
         for line in self._commands:
             match parse_command(line):
@@ -79,4 +91,3 @@ class AgentLink:
                 case Ask(generation=generation, request=request):
                     if newest and newest.join.generation == generation:
                         newest.requests.ask(request)
-        self._on_agent_gone()

@@ -15,6 +15,7 @@ from modelscaling.protocol import (
     AGENT_PORT,
     CHECKPOINT_MOUNT,
     CONFIGURATION_FILE,
+    GRACE_PERIOD_S,
     KEY_FILE,
     SCRATCH_MOUNT,
     AgentEnvironment,
@@ -23,6 +24,9 @@ from modelscaling_trainer.agent.fencing import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_TERMINATION_GRACE_S = GRACE_PERIOD_S - 10.0
+"""What is left of the grace period is for the report."""
 
 _T = TypeVar("_T")
 
@@ -62,7 +66,7 @@ class AgentSettings:
     """Where the run ends early; None trains to its end."""
     shares_machine: bool = True
     """Whether other processes may need the same cores."""
-    termination_grace_s: float = 25.0
+    termination_grace_s: float = _TERMINATION_GRACE_S
     """From SIGTERM until workers that are still saving are killed."""
     stop_timeout_s: float = 300.0
     """The same from the operator's request to stop."""
@@ -99,7 +103,6 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
     Raises:
         SettingsError: a variable or a file is missing or cannot be read.
     """
-    default_grace_s = AgentSettings.__dataclass_fields__["termination_grace_s"].default
     agent = AgentSettings(
         identity=Identity(
             run_uid=_variable(environment, AgentEnvironment.RUN_UID, str),
@@ -110,7 +113,7 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
         scratch=Path(environment.get(AgentOverride.SCRATCH_DIRECTORY, SCRATCH_MOUNT)),
         checkpoint_directory=_checkpoint_directory(environment),
         termination_grace_s=_variable(
-            environment, AgentOverride.TERMINATION_GRACE_SECONDS, float, default_grace_s
+            environment, AgentOverride.TERMINATION_GRACE_SECONDS, float, _TERMINATION_GRACE_S
         ),
     )
     return PodSettings(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from modelscaling_trainer.worker_protocol import encode, parse_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from modelscaling_trainer.worker_protocol import Command, Event
 
+_COMMAND = (sys.executable, "-m", "modelscaling_trainer.worker")
 _LAST_LINES = 20
 _LINE_MAX_BYTES = 4096
 _READ_BYTES = 65536
@@ -39,14 +40,14 @@ class WorkerProcess:
         """What its log lines begin with."""
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str]) -> WorkerProcess:
-        """Start a worker; it waits for the command Prepare."""
+    async def start(
+        cls, environment: Mapping[str, str], command: Sequence[str] = _COMMAND
+    ) -> WorkerProcess:
+        """Start a worker; its last argument is the descriptor for its events."""
         events, log = await _Pipe.open(), await _Pipe.open()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "modelscaling_trainer.worker",
+                *command,
                 str(events.write_fd),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log.write_fd,
@@ -63,11 +64,6 @@ class WorkerProcess:
         return cls(process, events, log)
 
     @property
-    def pid(self) -> int:
-        """The process' number."""
-        return self._process.pid
-
-    @property
     def last_lines(self) -> str:
         """The end of its log."""
         return "\n".join(self._last_lines)
@@ -80,7 +76,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it and its children at once."""
-        with contextlib.suppress(ProcessLookupError):
+        # macOS refuses it for a process that has ended but was not waited for.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def run(self, on_event: Callable[[Event], None]) -> int:
