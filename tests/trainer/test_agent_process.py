@@ -111,6 +111,16 @@ def test_a_killed_worker_ends_the_agent_with_a_report(start: StartAgent, text: s
     assert failure.rank in {0, 1}
 
 
+def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: str) -> None:
+    agent = start(make_run(text, steps=ENDLESS))
+    agent.wait_for_status(lambda status: status.state is AgentState.STARTING)
+
+    agent.terminate()
+
+    assert agent.wait_for_exit(10) == ExitCode.INTERRUPTED
+    assert agent.report().failure is None
+
+
 def test_workers_that_cannot_save_in_time_are_killed(start: StartAgent, text: str) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run, grace_s=0.5)

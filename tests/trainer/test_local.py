@@ -141,6 +141,19 @@ def test_a_second_interrupt_ends_at_once(file: Path) -> None:
     assert end(process).code == 130
 
 
+def test_a_reader_that_leaves_ends_the_run_without_a_traceback(file: Path) -> None:
+    process = start(file, "--json", "--set", "spec.training.tokens=1B")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+
+    process.stdout.close()
+
+    assert process.wait(_TIMEOUT_S) == 128 + signal.SIGPIPE
+    with process.stderr as errors:
+        assert "Traceback" not in errors.read()
+
+
 def test_data_that_is_not_there_fails_the_run_with_its_path(file: Path) -> None:
     ended = train(file, "--set", "spec.data.text.path=/nowhere/*.txt")
 

@@ -40,7 +40,14 @@ def main() -> int:
     os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
     configure_logging()
     run = LocalRun.model_validate_json(sys.stdin.buffer.read())
-    return asyncio.run(LocalTraining(run).train())
+    try:
+        return asyncio.run(LocalTraining(run).train())
+    except BaseExceptionGroup as errors:
+        if errors.subgroup(BrokenPipeError) is None:
+            raise
+        # Whoever read the lines has left, as `| head` does. What is still buffered has no reader.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 class LocalTraining:
