@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from modelscaling.protocol import (
+    SIGNATURE_HEADER,
+    AgentState,
+    AgentStatus,
+    StopMode,
+    StopRequest,
+    is_signed,
+)
+from modelscaling_operator.agents import AgentError, Agents
+from tests.operator.world import RUN
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+KEY = b"k" * 32
+
+
+class FakeAgent:
+    """An agent's HTTP, which checks signatures as the real one does."""
+
+    def __init__(self) -> None:
+        self.status = AgentStatus(run_uid=RUN.uid, index=0, state=AgentState.WARM)
+        self.stops: list[StopRequest] = []
+        self.code = 200
+        self.text: str | None = None
+        self.hangs = False
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        signature = request.headers.get(SIGNATURE_HEADER)
+        if not is_signed(KEY, signature, method=request.method, path=request.path_qs, body=body):
+            return web.Response(status=401)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if request.method == "POST":
+            self.stops.append(StopRequest.model_validate_json(body))
+        return web.Response(status=self.code, text=self.text or self.status.model_dump_json())
+
+
+@pytest_asyncio.fixture
+async def agent() -> AsyncIterator[FakeAgent]:
+    fake = FakeAgent()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    fake.port = runner.addresses[0][1]
+    yield fake
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def agents(agent: FakeAgent) -> AsyncIterator[Agents]:
+    client = Agents(port=agent.port, timeout_s=0.2)
+    yield client
+    await client.close()
+
+
+async def test_an_agent_is_asked_with_the_key_of_its_run(agent: FakeAgent, agents: Agents) -> None:
+    assert await agents.status(RUN, KEY, "127.0.0.1") == agent.status
+
+
+async def test_an_agent_is_told_to_stop_with_a_number(agent: FakeAgent, agents: Agents) -> None:
+    agent.code = 202
+
+    await agents.stop(RUN, KEY, "127.0.0.1", generation=3, mode=StopMode.RELEASE)
+
+    assert agent.stops == [StopRequest(run_uid=RUN.uid, generation=3, mode=StopMode.RELEASE)]
+
+
+async def test_an_agent_that_knows_a_newer_number_is_not_an_error(
+    agent: FakeAgent, agents: Agents
+) -> None:
+    agent.code = 409
+
+    await agents.stop(RUN, KEY, "127.0.0.1", generation=1, mode=StopMode.SUSPEND)
+
+
+async def test_another_key_is_refused_and_the_fix_is_named(agents: Agents) -> None:
+    with pytest.raises(AgentError, match="refuses the run's key; delete the pod"):
+        await agents.status(RUN, b"other", "127.0.0.1")
+
+
+async def test_an_agent_of_another_run_is_not_ours(agent: FakeAgent, agents: Agents) -> None:
+    agent.status = agent.status.model_copy(update={"run_uid": "other"})
+
+    with pytest.raises(AgentError, match="belongs to another run, other"):
+        await agents.status(RUN, KEY, "127.0.0.1")
+
+
+async def test_what_is_not_an_agent_is_told(agent: FakeAgent, agents: Agents) -> None:
+    agent.text = "<html>"
+
+    with pytest.raises(AgentError, match="is not an agent"):
+        await agents.status(RUN, KEY, "127.0.0.1")
+
+
+async def test_an_agent_in_trouble_is_quoted(agent: FakeAgent, agents: Agents) -> None:
+    agent.code, agent.text = 500, "no room"
+
+    with pytest.raises(AgentError, match="500: no room"):
+        await agents.status(RUN, KEY, "127.0.0.1")
+
+
+async def test_an_agent_that_hangs_is_given_up(agent: FakeAgent, agents: Agents) -> None:
+    agent.hangs = True
+
+    with pytest.raises(AgentError, match="no answer in time"):
+        await agents.status(RUN, KEY, "127.0.0.1")
+
+
+async def test_nobody_at_the_address_is_an_agent_error(agents: Agents) -> None:
+    with pytest.raises(AgentError, match="GET /v1/status"):
+        await agents.status(RUN, KEY, "::1")
