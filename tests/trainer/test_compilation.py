@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from modelscaling.api.training import CompileMode
-from modelscaling_trainer.compilation import Compilation
+from modelscaling_trainer.compilation import Compilation, use_cache
 from modelscaling_trainer.decoder import Decoder
 from modelscaling_trainer.errors import ConfigurationError
 from tests.trainer.runs import make_run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CPU = torch.device("cpu")
 
@@ -67,6 +65,15 @@ def test_compile_where_it_pays(
 
     assert is_compiled == compilation.apply_if_due(model, remaining_steps=remaining_steps)
     assert not compilation.apply_if_due(model, remaining_steps=remaining_steps)
+
+
+def test_compiled_code_is_kept_where_it_is_wished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "what torch has set by itself")
+    use_cache(tmp_path)
+
+    assert Path(cache_dir()).is_relative_to(tmp_path)
 
 
 def test_without_a_compiler_auto_does_without_and_always_is_refused(

@@ -86,6 +86,15 @@ def test_bfloat16_learns_real_text(start_workers: Start) -> None:
     assert result.losses[-1] < 3.5
 
 
+def test_a_compiled_model_trains_as_the_plain_one(text: Path, start_workers: Start) -> None:
+    [plain] = _train(start_workers(1, make_run(text), stop_at_step=3))
+    run = make_run(text, training__compile="Always")
+    [compiled] = _train(start_workers(1, run, stop_at_step=3))
+
+    assert compiled.outcome == "Complete"
+    assert plain.losses == pytest.approx(compiled.losses, abs=AGREEMENT)
+
+
 def test_another_seed_sees_other_samples(text: Path, start_workers: Start) -> None:
     [first] = _train(start_workers(1, make_run(text), stop_at_step=2))
     [second] = _train(start_workers(1, make_run(text, training__seed=8), stop_at_step=2))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
-DEADLINE_S = 60.0
+DEADLINE_S = 100.0
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["modelscaling_trainer.run", "torch.distributed.checkpoint"])

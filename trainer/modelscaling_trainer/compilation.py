@@ -70,8 +70,11 @@ class Compilation:
 
 
 def use_cache(directory: Path) -> None:
-    """Keep compiled code below a directory, unless the environment names another one."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory / "compiled"))
+    """Keep compiled code below a directory.
+
+    Whatever the variable holds is replaced: importing torch sets it to a default.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(directory / "compiled")
 
 
 def _has_cpp_compiler() -> bool:
