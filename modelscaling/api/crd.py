@@ -106,7 +106,15 @@ def _resource_schema() -> dict[str, Any]:
                     ".format([self.metadata.name, self.metadata.name.size()])"
                 ),
                 "reason": "FieldValueInvalid",
-            }
+            },
+            {
+                "rule": "!self.metadata.name.contains('.')",
+                "messageExpression": (
+                    "'metadata.name=%s has a dot; it is the host name of pods, write a dash instead'"
+                    ".format([self.metadata.name])"
+                ),
+                "reason": "FieldValueInvalid",
+            },
         ],
     }
 

@@ -122,10 +122,13 @@ def test_the_api_server_names_field_and_value_of_what_the_schema_refuses(
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("crd")
-def test_a_name_that_pods_cannot_have_is_refused(cluster: Cluster) -> None:
-    resource = _resource(make_spec()).replace("name: a\n", f"name: {'a' * 57}\n")
+@pytest.mark.parametrize(
+    ("name", "words"), [("a" * 57, "shorten it to at most 56"), ("a.b", "write a dash instead")]
+)
+def test_a_name_that_pods_cannot_have_is_refused(cluster: Cluster, name: str, words: str) -> None:
+    resource = _resource(make_spec()).replace("name: a\n", f"name: {name}\n")
 
-    assert "shorten it to at most 56" in _refusal(cluster, "default", resource)
+    assert words in _refusal(cluster, "default", resource)
 
 
 @pytest.mark.cluster
