@@ -111,12 +111,14 @@ class HealthServer:
         self._lag = asyncio.create_task(self._vitals.measure_lag(), name="loop-lag")
 
     async def stop(self) -> None:
-        """Stop listening."""
-        if self._lag is not None:
-            self._lag.cancel()
-            await asyncio.gather(self._lag, return_exceptions=True)
-        if self._runner is not None:
-            await self._runner.cleanup()
+        """Stop listening; once more does no harm."""
+        lag, self._lag = self._lag, None
+        if lag is not None:
+            lag.cancel()
+            await asyncio.gather(lag, return_exceptions=True)
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         problem = self._vitals.problem()

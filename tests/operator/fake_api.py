@@ -51,12 +51,16 @@ class FakeApi:
             return self.answers.pop(0)
         return self._keep(request.method, request.path, body)
 
-    def _keep(self, method: str, path: str, body: Any) -> web.Response:
+    def _keep(  # noqa: PLR0911 - one answer a verb
+        self, method: str, path: str, body: Any
+    ) -> web.Response:
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
                 return _status(409, "already exists")
             return self._store(path, body, 201)
+        if method == "PATCH":
+            return self._apply(path, body)
         present = self.objects.get(path)
         if present is None:
             return _status(404, f"{path} not found")
@@ -65,6 +69,15 @@ class FakeApi:
                 return _status(409, "the object has been modified")
             return self._store(path, body, 200)
         return web.json_response(present)
+
+    def _apply(self, path: str, body: dict[str, Any]) -> web.Response:
+        path = path.removesuffix("/status")
+        present = self.objects.get(path, {"metadata": {}})
+        expected = body["metadata"].get("resourceVersion")
+        if expected is not None and expected != present["metadata"].get("resourceVersion"):
+            return _status(409, "the object has been modified")
+        metadata = {**present["metadata"], **body["metadata"]}
+        return self._store(path, {**present, **body, "metadata": metadata}, 200)
 
     def _store(self, path: str, body: dict[str, Any], status: int) -> web.Response:
         self._version += 1
