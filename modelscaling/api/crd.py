@@ -110,7 +110,8 @@ def _resource_schema() -> dict[str, Any]:
             {
                 "rule": "!self.metadata.name.contains('.')",
                 "messageExpression": (
-                    "'metadata.name=%s has a dot; it is the host name of pods, write a dash instead'"
+                    "'metadata.name=%s has a dot; it is the host name of pods, "
+                    "write a dash instead'"
                     ".format([self.metadata.name])"
                 ),
                 "reason": "FieldValueInvalid",
