@@ -86,18 +86,11 @@ class HealthServer:
     def __init__(self, vitals: Vitals, metrics: Metrics, *, port: int) -> None:
         self._vitals = vitals
         self._metrics = metrics
-        self._wished_port = port
+        self._port = port
         self._runner: web.AppRunner | None = None
         self._lag: asyncio.Task[None] | None = None
         self.ready = False
         """Whether the operator does what it is there for: it acts, or stands by."""
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        assert self._runner is not None
-        port: int = self._runner.addresses[0][1]
-        return port
 
     async def start(self) -> None:
         """Listen."""
@@ -107,7 +100,7 @@ class HealthServer:
         app.router.add_get("/metrics", self._serve_metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, port=self._wished_port).start()
+        await web.TCPSite(self._runner, port=self._port).start()
         self._lag = asyncio.create_task(self._vitals.measure_lag(), name="loop-lag")
 
     async def stop(self) -> None:

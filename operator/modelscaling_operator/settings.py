@@ -29,7 +29,7 @@ class Settings:
     """Seconds between two questions to the agents of a run that trains. Less makes status fresher
     and a broken group noticed sooner; each question costs about a millisecond."""
     metrics_port: int
-    """Port of /metrics, /healthz and /readyz; 0 takes a free one."""
+    """Port of /metrics, /healthz and /readyz."""
     lease_name: str
     """Name of the Lease that lets one operator act at a time."""
     lease_namespace: str

@@ -52,7 +52,7 @@ async def agent() -> AsyncIterator[FakeAgent]:
     fake = FakeAgent()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", fake.answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     fake.port = runner.addresses[0][1]

@@ -23,27 +23,27 @@ class Clock:
 
 
 @pytest_asyncio.fixture
-async def server() -> AsyncIterator[HealthServer]:
-    health = HealthServer(Vitals(Clock()), Metrics(), port=0)
+async def server(unused_tcp_port: int) -> AsyncIterator[HealthServer]:
+    health = HealthServer(Vitals(Clock()), Metrics(), port=unused_tcp_port)
     await health.start()
     yield health
     await health.stop()
 
 
-async def _get(server: HealthServer, path: str) -> tuple[int, str]:
+async def _get(port: int, path: str) -> tuple[int, str]:
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{server.port}{path}") as answer,
+        session.get(f"http://127.0.0.1:{port}{path}") as answer,
     ):
         return answer.status, await answer.text()
 
 
-async def test_probes_and_metrics_are_served(server: HealthServer) -> None:
-    assert await _get(server, "/healthz") == (200, "ok")
-    assert await _get(server, "/readyz") == (503, "starting")
+async def test_probes_and_metrics_are_served(server: HealthServer, unused_tcp_port: int) -> None:
+    assert await _get(unused_tcp_port, "/healthz") == (200, "ok")
+    assert await _get(unused_tcp_port, "/readyz") == (503, "starting")
     server.ready = True
-    assert await _get(server, "/readyz") == (200, "ok")
-    status, text = await _get(server, "/metrics")
+    assert await _get(unused_tcp_port, "/readyz") == (200, "ok")
+    status, text = await _get(unused_tcp_port, "/metrics")
     assert status == 200
     for name in (
         "modelscaling_reconcile_duration_seconds_count",
