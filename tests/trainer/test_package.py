@@ -6,6 +6,15 @@ import sys
 import pytest
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("module", ["torch._dynamo", "torch.distributed.checkpoint", "sympy"])
+def test_a_worker_starts_without_what_it_does_not_need_at_once(module: str) -> None:
+    imports = "import sys, modelscaling_trainer.worker, modelscaling_trainer.run"
+    check = f"{imports}; sys.exit({module!r} in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", check], timeout=60, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("module", ["", ".errors", ".figures", ".group", ".request"])
 def test_what_the_agent_imports_brings_no_torch(module: str) -> None:
     check = f"import sys, modelscaling_trainer{module}; sys.exit('torch' in sys.modules)"

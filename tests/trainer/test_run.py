@@ -124,6 +124,18 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert undisturbed.digests == before[0].digests + after[0].digests
 
 
+def test_a_run_that_starts_again_after_its_end_says_that_it_is_complete(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, training__total_steps=5, checkpoint={"every_steps": 1000, "keep": 2})
+    [first] = _train(start_workers(1, run, checkpoint_directory=tmp_path / "run"))
+    [again] = _train(start_workers(1, run, checkpoint_directory=tmp_path / "run"))
+
+    assert again.outcome == "Complete"
+    assert [progress.step for progress in again.progress] == [5]
+    assert again.digests == first.digests[-1:]
+
+
 def test_a_group_re_forms_from_memory_without_a_checkpoint_directory(
     text: Path, start_workers: Start
 ) -> None:

@@ -40,8 +40,6 @@ def causal_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
     )
 
 
-# Inductor would trace into it and generate slower code than the products it replaces.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _chunked(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
     return cast("Tensor", _ChunkedAttention.apply(q_BHTD, k_BKTD, v_BKTD))
 

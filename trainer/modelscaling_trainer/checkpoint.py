@@ -57,7 +57,7 @@ class Checkpoint:
         Raises:
             CheckpointError: its files are damaged; the tensors may be half filled.
         """
-        # Slow to import (it brings sympy); `warm_up` has done it before a group waits.
+        # Slow to import (it brings sympy); the writer does it while the first steps are taken.
         from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
         from torch.distributed.checkpoint.state_dict_loader import load  # noqa: PLC0415
 
@@ -66,11 +66,6 @@ class Checkpoint:
             load(dict(tensors), checkpoint_id=self.path, no_dist=True)
         except (Exception, CheckpointException) as error:  # which is a BaseException
             raise CheckpointError(f"checkpoint {self.path} is damaged: {error}") from error
-
-
-def warm_up() -> None:
-    """Import what reading and writing need."""
-    import torch.distributed.checkpoint  # noqa: F401, PLC0415
 
 
 def find_newest(directory: Path, *, except_steps: Collection[int] = ()) -> Checkpoint | None:

@@ -6,9 +6,11 @@ runs beside those of training.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,11 +38,21 @@ class CheckpointWriter:
         self._shape = shape
         self._staged: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
+        self._importing: threading.Thread | None = None
         self._error: CheckpointError | None = None
         self.written_step: int | None = None
         """The step of the newest checkpoint that this process has published."""
         self.written_seconds: float | None = None
         """How long that one took from its copy to its publication."""
+
+    def warm_up(self) -> None:
+        """Import what saving and loading need in the background, once: 3 s that no first step
+        waits for and no recovery has to spend.
+        """
+        if self._importing is None:
+            load = partial(importlib.import_module, "torch.distributed.checkpoint")
+            self._importing = threading.Thread(target=load, name="import", daemon=True)
+            self._importing.start()
 
     def save(self, state: TrainingState) -> None:
         """Copy the state, which blocks, and write the copy in the background.

@@ -50,15 +50,11 @@ class Compilation:
             self._measured.append(step_seconds)
 
     def apply_if_due(self, model: Decoder, *, remaining_steps: int) -> bool:
-        """Compile the layers from their next use on where that pays; return whether it was done.
-
-        Layers are compiled one by one, so that all share one piece of code.
-        """
+        """Compile the layers from their next use on where that pays; return whether it was done."""
         if self._is_done or not self._is_due(remaining_steps):
             return False
         self._is_done = True
-        for layer in model.layers:
-            layer.compile()
+        model.compile_layers()
         return True
 
     def _is_due(self, remaining_steps: int) -> bool:

@@ -62,12 +62,13 @@ class Attention(nn.Module):
         self.k_proj = Linear(shape.hidden_size, key)
         self.v_proj = Linear(shape.hidden_size, key)
         self.o_proj = Linear(query, shape.hidden_size)
+        self.attend = causal_attention
 
     def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         """Return what each token gathers from itself and those before it."""
         q_BHTD = rotate(self._split_heads(self.q_proj(x_BTE)), cos_TD, sin_TD)
         k_BKTD = rotate(self._split_heads(self.k_proj(x_BTE)), cos_TD, sin_TD)
-        out_BHTD = causal_attention(q_BHTD, k_BKTD, self._split_heads(self.v_proj(x_BTE)))
+        out_BHTD = self.attend(q_BHTD, k_BKTD, self._split_heads(self.v_proj(x_BTE)))
         projected: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2))
         return projected
 
@@ -137,6 +138,18 @@ class Decoder(nn.Module):
             x_BTE = layer(x_BTE, cos_TD, sin_TD)
         logits_BTV: Tensor = self.lm_head(self.norm(x_BTE))
         return logits_BTV
+
+    def compile_layers(self) -> None:
+        """Have the layers compiled at their next use, one by one: all share one piece of code."""
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            if self.cos_TD.device.type == "cpu":
+                # Inductor would generate slower code than the products that it traces into. Not
+                # a decorator: that imports the compiler, 5 s of start-up, in every run.
+                layer.self_attn.attend = torch.compiler.disable(  # type: ignore[no-untyped-call]
+                    causal_attention
+                )
+            layer.compile()
 
     def loss_sum(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the sum over all tokens of the cross-entropy, nats, in float32."""

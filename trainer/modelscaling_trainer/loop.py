@@ -71,6 +71,7 @@ class Loop:
         self.listeners.on_phase("Training")
         if self.state.step >= self.last_step:
             self._save_and_wait()
+            self._tell(loss=None)
             return Outcome.COMPLETE
         while True:
             self._compile_if_due()
@@ -82,7 +83,9 @@ class Loop:
                 self._save_and_wait()
             elif self._is_checkpoint_due(agreed):
                 self._save()
-            self._tell(agreed)
+            self._tell(loss=agreed.loss)
+            if self.writer is not None:
+                self.writer.warm_up()
             if outcome is not None:
                 return outcome
 
@@ -155,7 +158,7 @@ class Loop:
             raise CheckpointError(next(filter(None, messages))) from failure
         self.checkpoint_step = self.state.step
 
-    def _tell(self, agreed: StepReport) -> None:
+    def _tell(self, *, loss: float | None) -> None:
         counters, times = self.state.counters, self.stepper.times
         self.listeners.on_progress(
             Progress(
@@ -163,7 +166,7 @@ class Loop:
                 total_steps=self.configuration.training.total_steps,
                 tokens=counters.tokens,
                 sample_digest=counters.sample_digest,
-                loss=agreed.loss,
+                loss=loss,
                 validation_loss=self.validation_loss,
                 step_seconds=times.total,
                 tokens_per_second=self.throughput.tokens_per_second,

@@ -145,7 +145,6 @@ class Run:
         settings = self._configuration.checkpoint
         if self._directory is None or settings is None:
             return None
-        checkpoint.warm_up()
         return CheckpointWriter(
             self._directory, keep=settings.keep, shape=self._configuration.model
         )

@@ -22,14 +22,17 @@ class Throughput:
         self._seconds.append(step_seconds)
 
     @property
-    def tokens_per_second(self) -> float:
-        """Tokens a second over the window."""
+    def tokens_per_second(self) -> float | None:
+        """Tokens a second over the window; None before the first step."""
+        if not self._seconds:
+            return None
         return self._tokens_per_step * len(self._seconds) / sum(self._seconds)
 
     @property
-    def mfu_ratio(self) -> float:
-        """Model FLOPs utilisation over the window."""
-        return self.tokens_per_second * self._flops_per_token / self._peak_flops
+    def mfu_ratio(self) -> float | None:
+        """Model FLOPs utilisation over the window; None before the first step."""
+        speed = self.tokens_per_second
+        return None if speed is None else speed * self._flops_per_token / self._peak_flops
 
 
 def goodput_ratio(*, useful_seconds: float, started_at: float, now: float) -> float:
