@@ -31,7 +31,7 @@ from modelscaling_trainer.device_peak import peak_flops
 from modelscaling_trainer.gradient import Gradient
 from modelscaling_trainer.initial_weights import set_initial_weights
 from modelscaling_trainer.memory import keep_freed_memory
-from modelscaling_trainer.optimizer import make_optimizer
+from modelscaling_trainer.optimizer import AdamW
 from modelscaling_trainer.precision import compute_dtype
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ def ours(case: Case, precision: Precision, *, is_compiled: bool) -> Step:
     model = Decoder(case.shape, compute_dtype=compute_dtype(precision, _CPU))
     set_initial_weights(model, seed=0, layers=case.shape.layers)
     if is_compiled:
-        for layer in model.layers:
-            layer.compile(dynamic=False)
-    optimizer = make_optimizer(model, _optimizer_settings())
+        model.compile_layers()
+    optimizer = AdamW(model.parameters(), _optimizer_settings())
     gradient = Gradient(model.parameters())
     inputs, targets = _batch(case)
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from demo.kubectl import Cluster
+from demo.kubectl import Cluster, ToolError
 from demo.picture import Period, draw
 
 _ROOT = Path(__file__).parent.parent
@@ -21,13 +21,22 @@ _NAME = "stdlib-3m"
 _RELEASE = "modelscaling"
 _RELEASE_NAMESPACE = "modelscaling-system"
 _POLL_S = 0.5
+_LINE_S = 5
+"""Seconds between two lines while the run only moves on."""
 _DEADLINE_S = 1800
 _PICTURE = _ROOT / ".demo/stdlib-3m.png"
 
 
 def main() -> int:
-    """Run the demo; the exit code is 0 when the run is complete."""
-    cluster = _cluster()
+    """Run the demo, or remove it (`down`); the exit code is 0 when the run is complete."""
+    try:
+        return _remove(_cluster()) if sys.argv[1:] == ["down"] else _show(_cluster())
+    except (ToolError, FileNotFoundError) as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+
+
+def _show(cluster: Cluster) -> int:
     _install(cluster)
     started = _apply(cluster)
     state = _watch(cluster, started)
@@ -37,6 +46,16 @@ def main() -> int:
         draw(cluster.prometheus, namespace=_NAMESPACE, name=_NAME, period=period, file=_PICTURE)
     _say_where_to_look(cluster)
     return 0 if state == "Complete" else 1
+
+
+def _remove(cluster: Cluster) -> int:
+    """Remove what the demo made on a cluster of the user's."""
+    cluster.run(
+        "kubectl", "delete", "namespace", _NAMESPACE, "--ignore-not-found", "--timeout=180s"
+    )
+    cluster.run("helm", "uninstall", _RELEASE, "--namespace", _RELEASE_NAMESPACE, "--wait")
+    cluster.run("kubectl", "delete", "namespace", _RELEASE_NAMESPACE, "--timeout=180s")
+    return 0
 
 
 def _cluster() -> Cluster:
@@ -55,12 +74,13 @@ def _cluster() -> Cluster:
 
 def _install(cluster: Cluster) -> None:
     _say("helm: installing the operator")
-    values = [] if cluster.binaries is None else ["--values", str(_ROOT / "devcluster/values.yaml")]
+    # On the devcluster nobody but this project can have left a definition there.
+    ours = ["--values", str(_ROOT / "devcluster/values.yaml"), "--take-ownership"]
     cluster.run(
         "helm",
         *("upgrade", "--install", _RELEASE, str(_ROOT / "charts/modelscaling")),
         *("--namespace", _RELEASE_NAMESPACE, "--create-namespace"),
-        *values,
+        *(ours if cluster.binaries else ()),
         *("--wait", "--timeout", "120s"),
     )
 
@@ -81,7 +101,7 @@ def _apply(cluster: Cluster) -> float:
 
 def _watch(cluster: Cluster, started: float) -> str:
     """Print the run's course until it ends, and return its last state."""
-    shown: tuple[object, ...] = ()
+    shown_state, shown_at = "", 0.0
     first_step_shown = False
     while time.time() < started + _DEADLINE_S:
         status = cluster.get("modelscaling", _NAME, f"--namespace={_NAMESPACE}").get("status", {})
@@ -90,9 +110,8 @@ def _watch(cluster: Cluster, started: float) -> str:
         if progress.get("step") and not first_step_shown:
             first_step_shown = True
             _say(f"first step seen {time.time() - started:.1f} s after apply")
-        row = (state, progress.get("step"), progress.get("totalSteps"))
-        if row != shown:
-            shown = row
+        if state != shown_state or time.time() >= shown_at + _LINE_S:
+            shown_state, shown_at = state, time.time()
             _say(
                 f"{state:<10} step {progress.get('step', 0):>5}/{progress.get('totalSteps', '?')}"
                 f"  loss {progress.get('loss', '-'):>7}"

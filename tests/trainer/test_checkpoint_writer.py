@@ -11,7 +11,7 @@ from modelscaling_trainer.checkpoint import find_newest, write
 from modelscaling_trainer.checkpoint_writer import CheckpointWriter
 from modelscaling_trainer.decoder import Decoder
 from modelscaling_trainer.errors import CheckpointError
-from modelscaling_trainer.optimizer import make_optimizer
+from modelscaling_trainer.optimizer import AdamW
 from modelscaling_trainer.state import Counters, TrainingState
 from tests.trainer.runs import make_run
 
@@ -23,7 +23,7 @@ RUN = make_run("unused")
 
 def make_state(step: int = 0) -> TrainingState:
     model = Decoder(RUN.model, compute_dtype=torch.float32)
-    state = TrainingState(model, make_optimizer(model, RUN.optimizer))
+    state = TrainingState(model, AdamW(model.parameters(), RUN.optimizer))
     state.initialise(seed=0)
     with state.changing(Counters(step=step)):
         pass

@@ -5,7 +5,7 @@ import torch
 
 from modelscaling_trainer.decoder import Decoder
 from modelscaling_trainer.errors import CheckpointError
-from modelscaling_trainer.optimizer import make_optimizer
+from modelscaling_trainer.optimizer import AdamW
 from modelscaling_trainer.state import NOTHING, Counters, TrainingState
 from tests.trainer.runs import make_run
 
@@ -15,7 +15,7 @@ RUN = make_run("unused")
 @pytest.fixture
 def state() -> TrainingState:
     model = Decoder(RUN.model, compute_dtype=torch.float32)
-    return TrainingState(model, make_optimizer(model, RUN.optimizer))
+    return TrainingState(model, AdamW(model.parameters(), RUN.optimizer))
 
 
 def test_a_state_holds_nothing_until_it_is_filled(state: TrainingState) -> None:

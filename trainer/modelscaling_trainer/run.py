@@ -20,7 +20,7 @@ from modelscaling_trainer.group import Group
 from modelscaling_trainer.loop import Listeners, Loop
 from modelscaling_trainer.memory import keep_freed_memory
 from modelscaling_trainer.micro_batch import micro_batch_size
-from modelscaling_trainer.optimizer import make_optimizer
+from modelscaling_trainer.optimizer import AdamW
 from modelscaling_trainer.precision import compute_dtype
 from modelscaling_trainer.process_group import all_gather, process_group
 from modelscaling_trainer.request import Outcome, Request, Requests
@@ -131,7 +131,7 @@ class Run:
         """Build the model with the first weights of the run, and measure the device."""
         configuration = self._configuration
         model = Decoder(configuration.model, compute_dtype=dtype).to(self._device)
-        self._state = TrainingState(model, make_optimizer(model, configuration.optimizer))
+        self._state = TrainingState(model, AdamW(model.parameters(), configuration.optimizer))
         self._state.initialise(configuration.training.seed)
         self._stepper = Stepper(
             configuration,

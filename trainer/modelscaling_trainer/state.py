@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.initial_weights import set_initial_weights
-from modelscaling_trainer.optimizer import moments, set_steps
 from modelscaling_trainer.process_group import communication
 from modelscaling_trainer.sample_digest import EMPTY_DIGEST
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.optimizer import AdamW
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Counters:
 class TrainingState:
     """The tensors of a run in this process, and the counters that belong to them."""
 
-    def __init__(self, model: Decoder, optimizer: torch.optim.AdamW) -> None:
+    def __init__(self, model: Decoder, optimizer: AdamW) -> None:
         """Hold nothing yet: weights and moments are filled by one of the methods."""
         self.model = model
         self.optimizer = optimizer
@@ -67,7 +67,7 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state by a name that knows no mesh."""
         weights = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        return weights | moments(self.model, self.optimizer)
+        return weights | self.optimizer.moments(self.model)
 
     @contextmanager
     def changing(self, counters: Counters) -> Iterator[None]:
@@ -90,9 +90,9 @@ class TrainingState:
         """Fill with the first weights of a run."""
         with self.changing(Counters()), torch.no_grad():
             set_initial_weights(self.model, seed=seed, layers=self.model.shape.layers)
-            for moment in moments(self.model, self.optimizer).values():
+            for moment in self.optimizer.moments(self.model).values():
                 moment.zero_()
-            set_steps(self.optimizer, 0)
+            self.optimizer.set_steps(0)
 
     def load(self, fill: Callable[[dict[str, Tensor]], None], counters: Counters) -> bool:
         """Fill from a checkpoint; return False, and hold nothing, where its files are damaged."""
@@ -102,7 +102,7 @@ class TrainingState:
         except CheckpointError as error:
             _log.warning("skipping it: %s", error.message)
             return False
-        set_steps(self.optimizer, counters.step)
+        self.optimizer.set_steps(counters.step)
         self._counters = counters
         return True
 
@@ -120,7 +120,7 @@ class TrainingState:
             for work in works:
                 assert work is not None
                 work.wait()
-            set_steps(self.optimizer, counters.step)
+            self.optimizer.set_steps(counters.step)
 
     def is_finite(self) -> bool:
         """Whether every number of the state is finite."""

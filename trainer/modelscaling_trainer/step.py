@@ -11,7 +11,6 @@ import numpy as np
 
 from modelscaling_trainer.agreement import StepReport, agree
 from modelscaling_trainer.errors import DivergedError
-from modelscaling_trainer.optimizer import set_learning_rate
 from modelscaling_trainer.sample_digest import batch_sum, chain
 from modelscaling_trainer.sample_order import global_batch
 from modelscaling_trainer.schedule import learning_rate
@@ -149,7 +148,7 @@ class Stepper:
         rate = learning_rate(
             settings, step=before.step, total_steps=self._configuration.training.total_steps
         )
-        set_learning_rate(self._state.optimizer, rate)
+        self._state.optimizer.learning_rate = rate
         after = Counters(
             step=before.step + 1,
             tokens=before.tokens + agreed.tokens,
