@@ -10,9 +10,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from demo.kubectl import Cluster, ToolError
 from demo.picture import Period, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ROOT = Path(__file__).parent.parent
 _EXAMPLE = _ROOT / "examples/stdlib-3m.yaml"
@@ -20,7 +24,6 @@ _NAMESPACE = "demo"
 _NAME = "stdlib-3m"
 _RELEASE = "modelscaling"
 _RELEASE_NAMESPACE = "modelscaling-system"
-_POLL_S = 0.5
 _LINE_S = 5
 """Seconds between two lines while the run only moves on."""
 _DEADLINE_S = 1800
@@ -101,28 +104,33 @@ def _apply(cluster: Cluster) -> float:
 
 def _watch(cluster: Cluster, started: float) -> str:
     """Print the run's course until it ends, and return its last state."""
-    shown_state, shown_at = "", 0.0
-    first_step_shown = False
-    while time.time() < started + _DEADLINE_S:
-        status = cluster.get("modelscaling", _NAME, f"--namespace={_NAMESPACE}").get("status", {})
+    state, shown_at, first_step_shown = "Pending", 0.0, False
+    objects = cluster.watch(
+        "modelscaling", _NAME, f"--namespace={_NAMESPACE}", timeout_s=_DEADLINE_S
+    )
+    for content in objects:
+        status = content.get("status", {})
         progress = status.get("progress", {})
-        state = str(status.get("state", "Pending"))
         if progress.get("step") and not first_step_shown:
             first_step_shown = True
             _say(f"first step seen {time.time() - started:.1f} s after apply")
-        if state != shown_state or time.time() >= shown_at + _LINE_S:
-            shown_state, shown_at = state, time.time()
-            _say(
-                f"{state:<10} step {progress.get('step', 0):>5}/{progress.get('totalSteps', '?')}"
-                f"  loss {progress.get('loss', '-'):>7}"
-                f"  tokens/s {progress.get('tokensPerSecond', '-'):>7}"
-                f"  MFU {progress.get('mfuPercent', '-'):>5} %"
-            )
+        before, state = state, str(status.get("state", "Pending"))
+        if state != before or time.time() >= shown_at + _LINE_S:
+            shown_at = time.time()
+            _say(_course(state, progress))
         if state in {"Complete", "Failed"}:
             return state
-        time.sleep(_POLL_S)
     _say(f"the run did not end within {_DEADLINE_S} s")
     return state
+
+
+def _course(state: str, progress: Mapping[str, Any]) -> str:
+    return (
+        f"{state:<10} step {progress.get('step', 0):>5}/{progress.get('totalSteps', '?')}"
+        f"  loss {progress.get('loss', '-'):>7}"
+        f"  tokens/s {progress.get('tokensPerSecond', '-'):>7}"
+        f"  MFU {progress.get('mfuPercent', '-'):>5} %"
+    )
 
 
 def _say_where_to_look(cluster: Cluster) -> None:

@@ -20,7 +20,7 @@ class Message(BaseModel):
     are ignored.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class DataConfiguration(Message):
