@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from modelscaling.api.modelscaling import API_VERSION, KIND
 
@@ -31,7 +30,7 @@ class RunOnCluster:
             "metadata": {"name": self.name},
             "spec": spec,
         }
-        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump(resource))
+        self.kubectl("apply", "--filename=-", stdin=json.dumps(resource))
 
     def wait(
         self, what: str, holds: Callable[[dict[str, Any]], bool], *, timeout_s: float = 90

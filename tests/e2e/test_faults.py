@@ -10,7 +10,6 @@ import sysconfig
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from modelscaling.api.modelscaling import API_VERSION, KIND
 from tests.e2e.runs import RunOnCluster
@@ -62,7 +61,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     corpus = sysconfig.get_path("stdlib")
     spec = _spec(data__text__path=f"{corpus}/a*.py", checkpoint=None)
     file.write_text(
-        yaml.safe_dump(
+        json.dumps(
             {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "a"}, "spec": spec}
         )
     )
@@ -102,7 +101,7 @@ def claim(cluster: Cluster, run_namespace: str) -> None:
         "apply",
         f"--namespace={run_namespace}",
         "--filename=-",
-        stdin=yaml.safe_dump(manifest),
+        stdin=json.dumps(manifest),
     )
 
 
