@@ -51,7 +51,7 @@ generate: install ## Write everything that is generated: the CRD, the chart's co
 	$(BIN)/python -m tools.generate
 
 bench: install ## Measure speed against peers in one run; takes minutes
-	$(BIN)/python -m bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.train
 
 clean: ## Remove what can be made again, save a running cluster
 	rm -rf .venv .tools .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

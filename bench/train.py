@@ -1,13 +1,14 @@
 """Time a training step of ours beside Hugging Face transformers, on one thread of a CPU.
 
-    OMP_NUM_THREADS=1 python bench/train.py [--shape S] [--precision Float32] [--rounds 5]
+    OMP_NUM_THREADS=1 python -m bench.train [--shape S] [--precision Float32] [--rounds 5]
 
 S and XS are the models of examples/stdlib-20m.yaml and examples/stdlib-3m.yaml. All peers train
 the same shape on the same batch (forward, backward, clipping to norm 1, AdamW), in turns within
 each round, so that a machine that gets slower does so for all. What is compared is the median
 over rounds of the ratio within a round. The peak is that of a square matrix product measured in
-the same rounds. A CPU without bfloat16 products makes BFloat16 a comparison of our fallback to
-float32 with their emulation; measure Float32 there.
+the same rounds. On a CPU without bfloat16 products BFloat16 would compare our fallback to float32
+with an emulation that is up to 200 times slower, so the precision there is Float32 unless one is
+asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from modelscaling_trainer.gradient import Gradient
 from modelscaling_trainer.initial_weights import set_initial_weights
 from modelscaling_trainer.memory import keep_freed_memory
 from modelscaling_trainer.optimizer import AdamW
-from modelscaling_trainer.precision import compute_dtype
+from modelscaling_trainer.precision import compute_dtype, has_bfloat16_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,11 +202,15 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
+def _usual_precision() -> Precision:
+    return Precision.BFLOAT16 if has_bfloat16_products() else Precision.FLOAT32
+
+
 def main() -> None:
     """Measure and print one line of JSON for each shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shape", choices=[*CASES], action="append")
-    parser.add_argument("--precision", choices=[*Precision], default=Precision.BFLOAT16)
+    parser.add_argument("--precision", choices=[*Precision], default=_usual_precision())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", choices=[*PEERS], action="append")
     arguments = parser.parse_args()

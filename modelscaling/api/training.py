@@ -104,7 +104,8 @@ class TrainingSpec(ApiModel):
 
     precision: Precision = Precision.BFLOAT16
     """Precision is the number format of the matrix products: BFloat16 (with master weights in
-    Float32) or Float32."""
+    Float32) or Float32. A CPU without bfloat16 products computes in Float32 either way, as
+    emulating them would be many times slower."""
 
     seed: Annotated[Count, Field(ge=0, le=2**31 - 1)] = 0
     """Seed fixes the initial weights and the order of the samples."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ModelScalingStatus, ModelStatus, PlanStatus
 from modelscaling.protocol import AgentState, StopMode
+from modelscaling.quantity import format_quantity
 from modelscaling_operator.action import Action, DeleteRun
 from modelscaling_operator.condition_set import ConditionSet, derive_state
 from modelscaling_operator.failure import Verdict, count_failures, fatal_failure, retry_time
@@ -188,18 +189,10 @@ def _sizes(wish: Wish) -> dict[str, object]:
                 f"{shape.feed_forward_size}, vocabulary {shape.vocabulary_size}, context "
                 f"{shape.context_length}"
             ),
-            size=short_number(parameters),
+            size=format_quantity(parameters),
         ),
         "plan": PlanStatus(mesh=str(wish.plan.mesh), reason=wish.plan.reason),
     }
-
-
-def short_number(number: int) -> str:
-    """Return a number with three digits and a suffix, such as 25.4M."""
-    for unit, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{suffix}"
-    return str(number)
 
 
 def _is_ready(pod: Pod, seen: Observation) -> bool:

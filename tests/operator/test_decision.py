@@ -13,7 +13,6 @@ from modelscaling.api.status import ConditionStatus, RunState
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, StopMode
 from modelscaling_operator.action import Assign, CreatePods, DeletePod, Stop
-from modelscaling_operator.decision import short_number
 from modelscaling_operator.observation import Obstacle, PodPhase, Silence
 from tests.operator.world import (
     RUN,
@@ -511,14 +510,6 @@ def test_a_lost_status_takes_up_the_agents_number() -> None:
 
     assert world.status.group is not None
     assert world.status.group.generation == 2
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(999, "999"), (98_624, "98.6k"), (25_400_000, "25.4M"), (8_030_261_248, "8.03B")],
-)
-def test_numbers_of_parameters_are_short(number: int, text: str) -> None:
-    assert short_number(number) == text
 
 
 _FAULTS = st.sampled_from(
