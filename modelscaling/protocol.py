@@ -166,6 +166,10 @@ class Progress(Message):
     """Model FLOPs utilisation with FLOPs as PaLM counts them, 0 to 1."""
     goodput_ratio: float | None = None
     """Time in useful steps ÷ wall time since the run's first group formed, 0 to 1."""
+    scaling_efficiency_ratio: float | None = None
+    """The part of a step's time in which processes did not wait for each other, 0 to 1."""
+    gradient_noise_scale: float | None = None
+    """In samples (McCandlish et al. 2018); None with a single process, which cannot tell."""
     checkpoint_step: int | None = None
     """The step of the newest complete checkpoint."""
 

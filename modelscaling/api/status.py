@@ -135,6 +135,10 @@ class ProgressStatus(StatusModel):
     mfu_percent: _Number | None = None
     """MfuPercent is the model FLOPs utilisation with FLOPs as PaLM counts them, in percent."""
 
+    scaling_efficiency_percent: _Number | None = None
+    """ScalingEfficiencyPercent is the part of a step's time in which processes did not wait for
+    each other, in percent; 100 is a run that scales without loss."""
+
     goodput_percent: _Number | None = None
     """GoodputPercent is the time in useful steps over the wall time since the run's first group
     formed, in percent."""

@@ -47,6 +47,7 @@ def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
         validation_loss=_decimal(progress.validation_loss, 4),
         tokens_per_second=_decimal(progress.tokens_per_second, 0),
         mfu_percent=_decimal(progress.mfu_ratio, 1, scale=100),
+        scaling_efficiency_percent=_decimal(progress.scaling_efficiency_ratio, 1, scale=100),
         goodput_percent=_decimal(progress.goodput_ratio, 1, scale=100),
         checkpoint_step=progress.checkpoint_step,
         estimated_completion_time=_completion(progress, now),

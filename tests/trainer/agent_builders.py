@@ -66,5 +66,7 @@ def make_progress(step: int = 7, **changes: Any) -> Progress:
         "tokens_per_second": 2048.0,
         "mfu_ratio": 0.5,
         "goodput_ratio": 0.875,
+        "scaling_efficiency_ratio": 0.9375,
+        "gradient_noise_scale": 32.0,
     }
     return Progress(**(fields | changes))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 10.0
 FIGURES = ProcessFigures(
-    step=1, data_wait_seconds=0.0, compute_seconds=0.1, peak_memory_bytes=1 << 20
+    step=1, data_wait_seconds=0.0, peer_wait_seconds=0.1, peak_memory_bytes=1 << 20
 )
 
 

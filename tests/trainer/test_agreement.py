@@ -32,7 +32,9 @@ def make_report(
         tokens=10,
         batch_sum=batch_sum,
         requests=set(requests),
+        own_square=2.0,
         step_seconds=0.5,
+        wait_seconds=0.125,
         checkpoint_step=200,
     )
 
@@ -44,6 +46,7 @@ def test_a_rank_alone_agrees_with_itself(request_: Request) -> None:
 
     assert report == agree(report)
     assert report.loss == 3.0
+    assert report.scaling_efficiency == 0.75
 
 
 def test_the_reports_of_many_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,11 @@ def registry(metrics: RunMetrics) -> CollectorRegistry:
 
 
 def make_figures(step: int = 1, **changes: float) -> ProcessFigures:
-    fields = {"data_wait_seconds": 0.5, "compute_seconds": 1.0, "peak_memory_bytes": 1024}
+    fields = {
+        "data_wait_seconds": 0.5,
+        "peer_wait_seconds": 0.25,
+        "peak_memory_bytes": 1024,
+    }
     return ProcessFigures(step=step, **(fields | changes))  # type: ignore[arg-type]
 
 
@@ -128,6 +132,7 @@ def test_a_pod_without_rank_0_exposes_only_its_own_numbers(
     assert value(registry, "modelscaling_step_duration_seconds_count") is None
     assert value(registry, "modelscaling_memory_peak_bytes", POD) == 4096
     assert value(registry, "modelscaling_data_wait_seconds_total", POD) == 1.0
+    assert value(registry, "modelscaling_peer_wait_seconds_total", POD) == 0.5
 
 
 def test_the_list_is_what_is_exposed(metrics: RunMetrics, registry: CollectorRegistry) -> None:
@@ -150,7 +155,7 @@ def test_labels_are_bounded(metrics: RunMetrics, registry: CollectorRegistry) ->
 
 
 def test_names_carry_their_unit() -> None:
-    units = ("_bytes", "_seconds", "_ratio", "_loss", "_parameters", "_per_second")
+    units = ("_bytes", "_seconds", "_ratio", "_loss", "_parameters", "_per_second", "_noise_scale")
     for metric in METRICS:
         assert metric.name.endswith(units) or metric.type is MetricType.COUNTER
         assert metric.exposed_name.endswith("_total") == (metric.type is MetricType.COUNTER)

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10
 CONFIGURATION = make_configuration()
 OTHER_CONFIGURATION = make_configuration(training__seed=1)
-FIGURES = ProcessFigures(step=1, data_wait_seconds=0.5, compute_seconds=1.5, peak_memory_bytes=1024)
+FIGURES = ProcessFigures(
+    step=1, data_wait_seconds=0.5, peer_wait_seconds=1.5, peak_memory_bytes=1024
+)
 
 
 @dataclass

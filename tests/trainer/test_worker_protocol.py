@@ -55,7 +55,7 @@ EVENTS: list[Event] = [
     FiguresTaken(
         generation=3,
         figures=ProcessFigures(
-            step=1, data_wait_seconds=0.5, compute_seconds=1.5, peak_memory_bytes=1024
+            step=1, data_wait_seconds=0.5, peer_wait_seconds=1.5, peak_memory_bytes=1024
         ),
     ),
     GroupEnded(generation=3, outcome=Outcome.STOPPED),

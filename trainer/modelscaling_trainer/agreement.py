@@ -32,8 +32,12 @@ class StepReport:
     batch_sum: int
     """Of the samples that were fed (sample_digest.py), modulo 2^64."""
     requests: Collection[Request]
+    own_square: float
+    """Squared norm of the rank's own gradient."""
     step_seconds: float
     """Wall time of the step before; 0 for the first."""
+    wait_seconds: float
+    """The part of it in which the rank waited for its peers."""
     checkpoint_step: int
     """The newest published checkpoint, as rank 0 knows it."""
 
@@ -41,6 +45,13 @@ class StepReport:
     def loss(self) -> float:
         """Mean loss over the tokens, nats a token."""
         return self.loss_sum / self.tokens
+
+    @property
+    def scaling_efficiency(self) -> float | None:
+        """The part of the last step's time in which ranks did not wait for each other, 0 to 1;
+        None where there was none.
+        """
+        return 1 - self.wait_seconds / self.step_seconds if self.step_seconds else None
 
     @property
     def is_finite(self) -> bool:
@@ -57,19 +68,23 @@ def agree(report: StepReport) -> StepReport:
     vector = [
         report.loss_sum,
         report.tokens,
+        report.own_square,
         report.step_seconds,
+        report.wait_seconds,
         report.checkpoint_step,
         *to_limbs(report.batch_sum),
         *(request in report.requests for request in _REQUESTS),
     ]
     total = all_reduce(torch.tensor(vector, dtype=torch.float64)).tolist()
-    loss_sum, tokens, step_seconds, checkpoint_step, *rest = total
+    loss_sum, tokens, own_square, step_seconds, wait_seconds, checkpoint_step, *rest = total
     limbs, asked = rest[:LIMBS], rest[LIMBS:]
     return StepReport(
         loss_sum=loss_sum,
         tokens=int(tokens),
         batch_sum=from_limbs(limbs),
         requests={request for request, count in zip(_REQUESTS, asked, strict=True) if count},
+        own_square=own_square,
         step_seconds=step_seconds,
+        wait_seconds=wait_seconds,
         checkpoint_step=int(checkpoint_step),
     )

@@ -12,8 +12,8 @@ class ProcessFigures:
     step: int
     data_wait_seconds: float
     """Time in which the step waited for its samples."""
-    compute_seconds: float
-    """Time of the process' own work, without waiting for others: the skew shows in it."""
+    peer_wait_seconds: float
+    """Time in which the step waited for the other processes: least in the slowest of them."""
     peak_memory_bytes: int
     """Most memory that the process has held so far: resident on a CPU, allocated on a GPU."""
     checkpoint_seconds: float | None = None

@@ -50,6 +50,8 @@ class Gradient:
         self._exchanging = False
         self._next = 0
         self._works: list[dist.Work] = []
+        self.own_square = 0.0
+        """Squared norm of this rank's own gradient in the last exchange, before the sum."""
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 register = cast("_Register", parameter.register_post_accumulate_grad_hook)
@@ -66,6 +68,7 @@ class Gradient:
         """Sum over ranks while the next backward pass, the last of this step, goes on."""
         self._exchanging = True
         self._next = 0
+        self.own_square = 0.0
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
 
@@ -104,6 +107,7 @@ class Gradient:
         while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
             flat = self._buckets[self._next].flat
             self._next += 1
+            self.own_square += float(torch.linalg.vector_norm(flat)) ** 2
             with communication("summing the gradient"):
                 work = dist.all_reduce(flat, async_op=True)
             assert work is not None

@@ -12,6 +12,7 @@ import torch
 from modelscaling.protocol import Progress
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.noise_scale import NoiseScale
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.throughput import Throughput, goodput_ratio
@@ -69,9 +70,10 @@ class Loop:
             GroupLostError: a peer is gone.
         """
         self.listeners.on_phase("Training")
+        self.stepper.noise_scale = NoiseScale()
         if self.state.step >= self.last_step:
             self._save_and_wait()
-            self._tell(loss=None)
+            self._tell(None)
             return Outcome.COMPLETE
         while True:
             self._compile_if_due()
@@ -83,7 +85,7 @@ class Loop:
                 self._save_and_wait()
             elif self._is_checkpoint_due(agreed):
                 self._save()
-            self._tell(loss=agreed.loss)
+            self._tell(agreed)
             if self.writer is not None:
                 self.writer.warm_up()
             if outcome is not None:
@@ -158,7 +160,7 @@ class Loop:
             raise CheckpointError(next(filter(None, messages))) from failure
         self.checkpoint_step = self.state.step
 
-    def _tell(self, *, loss: float | None) -> None:
+    def _tell(self, agreed: StepReport | None) -> None:
         counters, times = self.state.counters, self.stepper.times
         self.listeners.on_progress(
             Progress(
@@ -166,7 +168,7 @@ class Loop:
                 total_steps=self.configuration.training.total_steps,
                 tokens=counters.tokens,
                 sample_digest=counters.sample_digest,
-                loss=loss,
+                loss=agreed.loss if agreed else None,
                 validation_loss=self.validation_loss,
                 step_seconds=times.total,
                 tokens_per_second=self.throughput.tokens_per_second,
@@ -176,6 +178,8 @@ class Loop:
                     started_at=counters.started_at or 0.0,
                     now=time.time(),
                 ),
+                scaling_efficiency_ratio=agreed.scaling_efficiency if agreed else None,
+                gradient_noise_scale=self.stepper.noise_scale.samples,
                 checkpoint_step=self.checkpoint_step if self.checkpoint_step > 0 else None,
             )
         )
@@ -183,7 +187,7 @@ class Loop:
             ProcessFigures(
                 step=counters.step,
                 data_wait_seconds=times.data_wait,
-                compute_seconds=times.compute,
+                peer_wait_seconds=times.peer_wait,
                 peak_memory_bytes=_peak_memory_bytes(self.state.model.cos_TD.device),
                 checkpoint_seconds=self.writer.written_seconds if self.writer else None,
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from modelscaling_trainer.agreement import StepReport, agree
 from modelscaling_trainer.errors import DivergedError
+from modelscaling_trainer.noise_scale import NoiseScale
 from modelscaling_trainer.sample_digest import batch_sum, chain
 from modelscaling_trainer.sample_order import global_batch
 from modelscaling_trainer.schedule import learning_rate
@@ -44,7 +45,7 @@ class StepTimes:
 
     total: float = 0.0
     data_wait: float = 0.0
-    compute: float = 0.0
+    peer_wait: float = 0.0
 
 
 class Stepper:
@@ -64,6 +65,8 @@ class Stepper:
         self._samples = samples
         self.times = StepTimes()
         """Of the last step."""
+        self.noise_scale = NoiseScale()
+        """Over the steps of the present group."""
 
     def take(
         self, part: BatchPart, *, requests: Collection[Request], checkpoint_step: int
@@ -79,18 +82,22 @@ class Stepper:
         previous, self.times = self.times, StepTimes()
         positions, numbers = self._part_of_batch(part, before.step)
         loss_sum = self._accumulate(numbers, part.samples_at_once)
-        self.times.compute = time.perf_counter() - started - self.times.data_wait
+        waiting_since = time.perf_counter()
         self._gradient.finish_exchange()
         report = StepReport(
             loss_sum=loss_sum,
             tokens=numbers.size * self._configuration.model.context_length,
             batch_sum=batch_sum(before.step, positions, numbers),
             requests=requests,
+            own_square=self._gradient.own_square,
             step_seconds=previous.total,
+            wait_seconds=previous.peer_wait,
             checkpoint_step=checkpoint_step,
         )
         agreed = agree(report)
-        self._update(before, agreed)
+        self.times.peer_wait = time.perf_counter() - waiting_since
+        norm = self._update(before, agreed)
+        self._observe_noise(part, agreed, norm)
         self.times.total = time.perf_counter() - started
         self._state.add_useful_seconds(self.times.total)
         return agreed
@@ -132,7 +139,19 @@ class Stepper:
         self.times.data_wait += time.perf_counter() - started
         return moved
 
-    def _update(self, before: Counters, agreed: StepReport) -> None:
+    def _observe_noise(self, part: BatchPart, agreed: StepReport, norm: float) -> None:
+        batch = self._configuration.training.global_batch_size
+        ranks = batch // part.size
+        # A rank's gradient is scaled by the global batch; its part's own mean is `ranks` times it.
+        self.noise_scale.observe(
+            small_square=ranks * agreed.own_square,
+            small_batch=part.size,
+            large_square=norm**2,
+            large_batch=batch,
+        )
+
+    def _update(self, before: Counters, agreed: StepReport) -> float:
+        """Take the step; return the norm that the gradient had."""
         settings = self._configuration.optimizer
         if not agreed.is_finite:
             raise DivergedError(
@@ -158,3 +177,4 @@ class Stepper:
         )
         with self._state.changing(after):
             self._state.optimizer.step()
+        return norm

@@ -52,6 +52,7 @@ class RunMetrics(Collector):
         self._validation_loss: float | None = None
         self._peak_memory_bytes = 0
         self._data_wait_s = 0.0
+        self._peer_wait_s = 0.0
         self._checkpoint_seconds: float | None = None
         self._step_durations = self._histogram(metrics.STEP_DURATION)
         self._checkpoint_durations = self._histogram(metrics.CHECKPOINT_DURATION)
@@ -68,6 +69,7 @@ class RunMetrics(Collector):
         """Take one process' own numbers after a step."""
         self._peak_memory_bytes = max(self._peak_memory_bytes, figures.peak_memory_bytes)
         self._data_wait_s += figures.data_wait_seconds
+        self._peer_wait_s += figures.peer_wait_seconds
         if rank == 0 and figures.checkpoint_seconds not in (None, self._checkpoint_seconds):
             # The figures repeat the last checkpoint's until the next one ends.
             self._checkpoint_seconds = figures.checkpoint_seconds
@@ -78,6 +80,7 @@ class RunMetrics(Collector):
         if self._peak_memory_bytes:
             yield self._family(metrics.MEMORY_PEAK, self._peak_memory_bytes)
             yield self._family(metrics.DATA_WAIT, self._data_wait_s)
+            yield self._family(metrics.PEER_WAIT, self._peer_wait_s)
         if self._progress is None or not self._has_first_rank():
             return
         values = {
@@ -88,6 +91,8 @@ class RunMetrics(Collector):
             metrics.TOKENS_PER_SECOND: self._progress.tokens_per_second,
             metrics.MFU: self._progress.mfu_ratio,
             metrics.GOODPUT: self._progress.goodput_ratio,
+            metrics.SCALING_EFFICIENCY: self._progress.scaling_efficiency_ratio,
+            metrics.GRADIENT_NOISE_SCALE: self._progress.gradient_noise_scale,
             metrics.MODEL_PARAMETERS: self._parameters(),
         }
         for metric, value in values.items():

@@ -85,6 +85,19 @@ GOODPUT = Metric(
     type=MetricType.GAUGE,
     sentence="Time in useful steps divided by the wall time since the first group, 0 to 1.",
 )
+SCALING_EFFICIENCY = Metric(
+    name="modelscaling_scaling_efficiency_ratio",
+    type=MetricType.GAUGE,
+    sentence="Part of a step's time in which processes did not wait for each other, 0 to 1.",
+)
+GRADIENT_NOISE_SCALE = Metric(
+    name="modelscaling_gradient_noise_scale",
+    type=MetricType.GAUGE,
+    sentence=(
+        "Batch size, in samples, above which larger batches stop paying (McCandlish et al. 2018); "
+        "only where two or more processes share the batch."
+    ),
+)
 MODEL_PARAMETERS = Metric(
     name="modelscaling_model_parameters",
     type=MetricType.GAUGE,
@@ -106,6 +119,16 @@ DATA_WAIT = Metric(
     is_of_pod=True,
 )
 
+PEER_WAIT = Metric(
+    name="modelscaling_peer_wait_seconds",
+    type=MetricType.COUNTER,
+    sentence=(
+        "Time that steps waited for other processes, in seconds, summed over the pod's processes: "
+        "least in the pod that the others wait for."
+    ),
+    is_of_pod=True,
+)
+
 METRICS = (
     STEPS,
     TOKENS,
@@ -116,7 +139,10 @@ METRICS = (
     TOKENS_PER_SECOND,
     MFU,
     GOODPUT,
+    SCALING_EFFICIENCY,
+    GRADIENT_NOISE_SCALE,
     MODEL_PARAMETERS,
     MEMORY_PEAK,
     DATA_WAIT,
+    PEER_WAIT,
 )
