@@ -1,7 +1,8 @@
 """The demo: install the chart, train a model on the cluster, show the numbers.
 
-`make demo` runs it. With KUBECONFIG set it uses that cluster (and PROMETHEUS_URL, if that is
-set, for the picture); else the devcluster, which `make demo` has started.
+`make demo` runs it. With KUBECONFIG set it uses that cluster (with the chart's values in the file
+HELM_VALUES, and the Prometheus at PROMETHEUS_URL for the picture, if they are set); else the
+devcluster, which `make demo` has started.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _PICTURE = _ROOT / ".demo/stdlib-3m.png"
 def main() -> int:
     """Run the demo, or remove it (`down`); the exit code is 0 when the run is complete."""
     try:
-        return _remove(_cluster()) if sys.argv[1:] == ["down"] else _show(_cluster())
+        cluster = Cluster.from_environment(_ROOT)
+        return _remove(cluster) if sys.argv[1:] == ["down"] else _show(cluster)
     except (ToolError, FileNotFoundError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
@@ -61,29 +63,16 @@ def _remove(cluster: Cluster) -> int:
     return 0
 
 
-def _cluster() -> Cluster:
-    own = os.environ.get("KUBECONFIG")
-    if own:
-        return Cluster(
-            kubeconfig=Path(own), binaries=None, prometheus=os.environ.get("PROMETHEUS_URL")
-        )
-    home = _ROOT / ".cluster"
-    return Cluster(
-        kubeconfig=home / "kubeconfig",
-        binaries=home / "bin",
-        prometheus="http://127.0.0.1:9090",
-    )
-
-
 def _install(cluster: Cluster) -> None:
     _say("helm: installing the operator")
     # On the devcluster nobody but this project can have left a definition there.
     ours = ["--values", str(_ROOT / "devcluster/values.yaml"), "--take-ownership"]
+    theirs = ["--values", os.environ["HELM_VALUES"]] if "HELM_VALUES" in os.environ else []
     cluster.run(
         "helm",
         *("upgrade", "--install", _RELEASE, str(_ROOT / "charts/modelscaling")),
         *("--namespace", _RELEASE_NAMESPACE, "--create-namespace"),
-        *(ours if cluster.binaries else ()),
+        *(ours if cluster.binaries else theirs),
         *("--wait", "--timeout", "120s"),
     )
 

@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 _COMMAND_TIMEOUT_S = 300
 
@@ -29,6 +29,19 @@ class Cluster:
     """Where kubectl and helm are; None for those on PATH."""
     prometheus: str | None
     """Address of the Prometheus that scrapes the cluster; None if there is none to ask."""
+
+    @classmethod
+    def from_environment(cls, root: Path) -> Cluster:
+        """Return the cluster of KUBECONFIG, else the devcluster of the repository at `root`."""
+        home = root / ".cluster"
+        kubeconfig = Path(os.environ.get("KUBECONFIG") or home / "kubeconfig")
+        is_devcluster = kubeconfig.resolve() == (home / "kubeconfig").resolve()
+        return cls(
+            kubeconfig=kubeconfig,
+            binaries=home / "bin" if is_devcluster else None,
+            prometheus=os.environ.get("PROMETHEUS_URL")
+            or ("http://127.0.0.1:9090" if is_devcluster else None),
+        )
 
     def run(self, tool: str, *arguments: str, stdin: str | None = None) -> str:
         """Run a tool to its end and return what it printed; `ToolError` if it fails."""

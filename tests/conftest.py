@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +21,10 @@ CRD_NAME = "modelscalings.modelscaling.dev"
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     """The cluster of KUBECONFIG, else the devcluster, which must be up."""
-    own = ROOT / ".cluster"
-    kubeconfig = Path(os.environ.get("KUBECONFIG") or own / "kubeconfig")
-    if not kubeconfig.exists():
-        pytest.fail(f"there is no cluster: {kubeconfig} is missing; run `make cluster`")
-    is_own = kubeconfig.resolve() == (own / "kubeconfig").resolve()
-    return Cluster(
-        kubeconfig=kubeconfig,
-        binaries=own / "bin" if is_own else None,
-        prometheus=os.environ.get("PROMETHEUS_URL")
-        or ("http://127.0.0.1:9090" if is_own else None),
-    )
+    found = Cluster.from_environment(ROOT)
+    if not found.kubeconfig.exists():
+        pytest.fail(f"there is no cluster: {found.kubeconfig} is missing; run `make cluster`")
+    return found
 
 
 @pytest.fixture(scope="session")
