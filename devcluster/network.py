@@ -2,7 +2,8 @@
 
 Nothing on the network can reach a pod: a packet is forwarded when the interface that it came in by
 allows it, and only the bridges do. `net.ipv4.ip_forward`, which would turn the machine into a
-router, stays as it is.
+router, stays as it is. And nothing that is meant for the cluster leaves the machine: what no bridge
+and no address takes is unreachable, and does not go out by the default route.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _LOOPBACK = "lo"
 _BRIDGE_PREFIX = "devcluster"
 _BRIDGE = re.compile(rf"{_BRIDGE_PREFIX}\d+")
+_GUARD = "unreachable"
+"""The type of the routes that keep the cluster's traffic on the machine."""
 _OURS = [ipaddress.IPv4Network(r) for r in (SERVICE_RANGE, NODE_RANGE, POD_RANGE)]
 
 
@@ -45,6 +48,8 @@ def create(nodes: Iterable[Node]) -> None:
     for address in addresses(nodes):
         if address not in present:
             output_of("ip", "address", "add", f"{address}/32", "dev", _LOOPBACK)
+    for unguarded in {str(ours) for ours in _OURS} - set(_guarded_ranges()):
+        output_of("ip", "route", "add", _GUARD, unguarded)
     links = {link["ifname"]: link for link in _links()}
     for node in nodes:
         if node.bridge not in links:
@@ -75,12 +80,16 @@ def remove_all() -> None:
     for index in {int(name.removeprefix(_BRIDGE_PREFIX)) for name in _bridges()}:
         remove(Node(index))
     _remove_addresses(_own_addresses())
+    for guarded in _guarded_ranges():
+        output_of("ip", "route", "delete", _GUARD, guarded)
 
 
 def left() -> list[str]:
     """Return what is still there of a devcluster's network."""
-    return [f"interface {name}" for name in _bridges()] + [
-        f"address {address} on {_LOOPBACK}" for address in _own_addresses()
+    return [
+        *(f"interface {name}" for name in _bridges()),
+        *(f"address {address} on {_LOOPBACK}" for address in _own_addresses()),
+        *(f"route to {guarded}" for guarded in _guarded_ranges()),
     ]
 
 
@@ -104,6 +113,8 @@ def conflicts(routes: list[dict[str, Any]]) -> list[str]:
     found = []
     for route in routes:
         device = route.get("dev", "")
+        if _is_guard(route):
+            continue
         if route["dst"] == "default" or device == _LOOPBACK or device.startswith(_BRIDGE_PREFIX):
             continue
         target = ipaddress.IPv4Network(route["dst"], strict=False)
@@ -137,6 +148,15 @@ def _create_bridge(node: Node) -> None:
 
 def _packed(address: str) -> bytes:
     return ipaddress.IPv4Address(address).packed
+
+
+def _guarded_ranges() -> list[str]:
+    routes = json.loads(output_of("ip", "-json", "-4", "route", "show", "type", _GUARD))
+    return [route["dst"] for route in routes if _is_guard(route)]
+
+
+def _is_guard(route: dict[str, Any]) -> bool:
+    return route.get("type") == _GUARD and route["dst"] in {str(ours) for ours in _OURS}
 
 
 def _links() -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from devcluster.network import addresses, conflicts
         pytest.param({"dst": "default", "dev": "eth0"}, [], id="default"),
         pytest.param({"dst": "10.96.0.1", "dev": "lo"}, [], id="our address"),
         pytest.param({"dst": "10.244.1.0/24", "dev": "devcluster1"}, [], id="our bridge"),
+        pytest.param({"type": "unreachable", "dst": "10.244.0.0/16"}, [], id="our own guard"),
         pytest.param({"dst": "10.0.0.0/8", "dev": "tun0"}, [], id="a wider range loses to ours"),
         pytest.param({"dst": "192.0.2.0/24", "dev": "eth0"}, [], id="elsewhere"),
         pytest.param(
