@@ -47,7 +47,11 @@ def _spec(**changes: Any) -> dict[str, Any]:
             },
             # A worker takes as many threads as its pod has processors: here all share a machine.
             "template": {
-                "spec": {"containers": [{"name": "trainer", "resources": {"limits": {"cpu": "1"}}}]}
+                "spec": {
+                    "containers": [
+                        {"name": "trainer", "env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
+                    ]
+                }
             },
             **changes,
         }
