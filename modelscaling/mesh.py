@@ -5,32 +5,61 @@ Axes are ordered from the outermost to the innermost; ranks count the innermost 
 that processes that talk most (tensor) are neighbours in a pod.
 """
 
+# ruff: noqa: N815 - the names are the spec's, here and in every message
+
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+AXES = ("pipeline", "dataReplicate", "dataShard", "context", "tensor")
+"""The axes of a mesh, outermost first: the less an axis talks, the further out it is."""
+
+_SHORT = {
+    "pipeline": "pp",
+    "dataReplicate": "dp",
+    "dataShard": "fsdp",
+    "context": "cp",
+    "tensor": "tp",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """Processes along each axis, outermost first; every axis is at least 1."""
+    """Processes along each axis; every axis is at least 1."""
 
-    dataReplicate: int = 1  # noqa: N815 - the names are the spec's, here and in every message
+    pipeline: int = 1
+    """Parts that the layers are cut into, one after the other."""
+    dataReplicate: int = 1
     """Copies of the model, each on its own part of the batch (DDP)."""
+    dataShard: int = 1
+    """Parts that a copy's weights, gradients and moments are cut into; each also has its own part
+    of the batch (FSDP)."""
+    context: int = 1
+    """Parts that each sample is cut into along its tokens."""
+    tensor: int = 1
+    """Parts that each matrix product is cut into."""
+    stagesPerProcess: int = 1
+    """Pipeline stages in each process: 1 is the schedule 1F1B, more interleaves them. Not an axis:
+    it takes no processes."""
 
     def __post_init__(self) -> None:
-        """Refuse an axis below 1."""
+        """Refuse what no processes can be laid out on."""
         for axis, size in self.sizes().items():
             if size < 1:
                 raise ValueError(f"mesh axis {axis}={size} must be at least 1")
+        if self.stagesPerProcess < 1 or (self.stagesPerProcess > 1 and self.pipeline == 1):
+            raise ValueError(
+                f"stagesPerProcess={self.stagesPerProcess} must be 1 with pipeline={self.pipeline}"
+            )
 
     def sizes(self) -> Mapping[str, int]:
         """Return every axis' size, outermost first."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {axis: getattr(self, axis) for axis in AXES}
 
     @property
     def size(self) -> int:
@@ -40,7 +69,19 @@ class Mesh:
     @property
     def data_parallel(self) -> int:
         """The number of parts that the global batch is cut into."""
-        return self.dataReplicate
+        return self.dataReplicate * self.dataShard
+
+    @property
+    def weight_shards(self) -> int:
+        """The number of parts that fully-sharded weights are cut into: processes that share a
+        sample's context must sum their gradients anyway, so they share the weights too.
+        """
+        return self.dataShard * self.context
+
+    @property
+    def stages(self) -> int:
+        """The number of pipeline stages over all processes."""
+        return self.pipeline * self.stagesPerProcess
 
     def coordinates(self, rank: int) -> Mapping[str, int]:
         """Return where `rank` sits on each axis."""
@@ -58,10 +99,16 @@ class Mesh:
             rank = rank * size + coordinates[axis]
         return rank
 
+    def data_rank(self, rank: int) -> int:
+        """Return which part of the global batch is `rank`'s, from 0 to data_parallel - 1."""
+        place = self.coordinates(rank)
+        return place["dataReplicate"] * self.dataShard + place["dataShard"]
+
     def __str__(self) -> str:
-        """Return the axes above 1 in short, such as `dp4`; a single process is `single`."""
+        """Return the axes above 1 in short, such as `dp4` or `pp2×fsdp2`; a single process is
+        `single`, and interleaved stages are `pp2(×2)`.
+        """
         parts = [f"{_SHORT[axis]}{size}" for axis, size in self.sizes().items() if size > 1]
+        if self.stagesPerProcess > 1:
+            parts[0] += f"(×{self.stagesPerProcess})"
         return "×".join(parts) or "single"
-
-
-_SHORT = {"dataReplicate": "dp"}
