@@ -8,12 +8,11 @@ the processes. Tests hold it against what torch really does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from modelscaling.mesh import Mesh
     from modelscaling.shape import ModelShape
 
@@ -117,7 +116,7 @@ def stage_layers(layers: int, stages: int) -> list[range]:
     """
     each, more = divmod(layers, stages)
     ends = [each * stage + min(stage, more) for stage in range(stages + 1)]
-    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def process_stages(mesh: Mesh, rank: int) -> list[int]:
