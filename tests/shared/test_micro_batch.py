@@ -64,9 +64,9 @@ def test_sizes(part: int, context_length: int, mesh: Mesh, declared: int | None,
             Mesh(pipeline=4),
             4,
             (
-                "microBatchSize=4 cuts a process' part of the global batch, 12 samples, into 3 micro "
-                "batches, not into at least the 4 micro batches that 4 pipeline stages need; set it "
-                "to one of [1, 2, 3], or leave it out"
+                "microBatchSize=4 cuts a process' part of the global batch, 12 samples, into 3 "
+                "micro batches, not into at least the 4 micro batches that 4 pipeline stages need; "
+                "set it to one of [1, 2, 3], or leave it out"
             ),
         ),
         (
@@ -74,9 +74,9 @@ def test_sizes(part: int, context_length: int, mesh: Mesh, declared: int | None,
             Mesh(pipeline=2, stagesPerProcess=2),
             2,
             (
-                "microBatchSize=2 cuts a process' part of the global batch, 10 samples, into 5 micro "
-                "batches, not into at least the 4 micro batches that 4 pipeline stages need, a "
-                "multiple of pipeline=2; set it to one of [1], or leave it out"
+                "microBatchSize=2 cuts a process' part of the global batch, 10 samples, into 5 "
+                "micro batches, not into at least the 4 micro batches that 4 pipeline stages need, "
+                "a multiple of pipeline=2; set it to one of [1], or leave it out"
             ),
         ),
         (
@@ -84,9 +84,9 @@ def test_sizes(part: int, context_length: int, mesh: Mesh, declared: int | None,
             Mesh(pipeline=4, dataShard=2),
             None,
             (
-                "globalBatchSize=6 leaves 3 samples to each of 2 data-parallel parts, which do not "
-                "make at least the 4 micro batches that 4 pipeline stages need; set globalBatchSize "
-                "to a multiple of 8, or lower pipeline or stagesPerProcess"
+                "globalBatchSize=6 leaves 3 samples to each of 2 data-parallel parts, which do "
+                "not make at least the 4 micro batches that 4 pipeline stages need; set "
+                "globalBatchSize to a multiple of 8, or lower pipeline or stagesPerProcess"
             ),
         ),
     ],
