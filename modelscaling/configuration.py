@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelscaling.api.data import BuiltInTokenizer, TokenizerFile
-from modelscaling.api.training import CompileMode, Precision, ScheduleShape
+from modelscaling.api.training import ActivationCheckpointing, CompileMode, Precision, ScheduleShape
 from modelscaling.shape import ModelShape
 
 
@@ -60,6 +60,7 @@ class TrainingConfiguration(Message):
     precision: Precision
     seed: int
     compile: CompileMode
+    activation_checkpointing: ActivationCheckpointing
     validate_every_steps: int
     """0 where the validation loss is never measured."""
 

@@ -128,6 +128,7 @@ def resolve_configuration(spec: ModelScalingSpec) -> RunConfiguration:
             precision=training.precision,
             seed=training.seed,
             compile=training.compile,
+            activation_checkpointing=training.activation_checkpointing,
             validate_every_steps=training.validate_every_steps,
         ),
         optimizer=_optimizer(training, total_steps),

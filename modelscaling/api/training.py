@@ -32,6 +32,14 @@ class CompileMode(StrEnum):
     NEVER = "Never"
 
 
+class ActivationCheckpointing(StrEnum):
+    """What is computed again in the backward pass instead of being kept for it."""
+
+    NONE = "None"
+    SELECTIVE = "Selective"
+    FULL = "Full"
+
+
 class ScheduleSpec(ApiModel):
     """Schedule is the course of the learning rate: a linear warm-up to training.learningRate,
     then a fall to minimumFraction of it.
@@ -113,6 +121,11 @@ class TrainingSpec(ApiModel):
     compile: CompileMode = CompileMode.AUTO
     """Compile says when torch.compile is used: Auto (where the run is long enough to earn back
     the compiler's time), Always or Never."""
+
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
+    """ActivationCheckpointing is what of a layer is computed again in the backward pass, to save
+    memory: None, Selective (all but the matrix products, a few percent of time) or Full (the whole
+    layer, about a third more time)."""
 
     validate_every_steps: Annotated[Count, Field(ge=0, le=1_000_000)] = 100
     """ValidateEverySteps is how often the validation loss is measured, and at the end; 0 never

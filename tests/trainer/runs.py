@@ -31,6 +31,7 @@ _TINY: dict[str, Any] = {
         "precision": "Float32",
         "seed": 7,
         "compile": "Never",
+        "activation_checkpointing": "None",
         "validate_every_steps": 0,
     },
     "optimizer": {
