@@ -24,6 +24,39 @@ NAME_MAX_LENGTH = 56
 """Pods are called NAME-INDEX and a host name has at most 63 characters."""
 
 
+TRAINER_CONTAINER = "trainer"
+"""The container of a run's pods, and of `spec.template`, that trains."""
+
+_DATA_AXES = ("dataReplicate", "dataShard")
+
+
+def _product_rule(given: tuple[str, ...]) -> Rule:
+    """Return the rule for a mesh with these data axes: unless both are given, the other follows
+    what is left of the processes.
+    """
+    axes = [f"parallelism.{axis}" for axis in (*given, "pipeline", "context", "tensor")]
+    product = " * ".join(f"self.{axis}" for axis in axes)
+    applies = " && ".join(
+        f"{'' if axis in given else '!'}has(self.parallelism.{axis})" for axis in _DATA_AXES
+    )
+    processes = "self.replicas * self.processesPerReplica"
+    is_exact = given == _DATA_AXES
+    holds = f"{product} == {processes}" if is_exact else f"{processes} % ({product}) == 0"
+    shown = " × ".join(f"{axis.removeprefix('parallelism.')}={{{axis}}}" for axis in axes)
+    fix = "change one, or remove dataShard to let it follow" if is_exact else "change one"
+    return Rule(
+        expression=(
+            f"self.parallelism.strategy != 'Custom' || self.replicas == 0 || !({applies}) || "
+            f"{holds}"
+        ),
+        message=(
+            f"{shown} must {'equal' if is_exact else 'divide'} replicas={{replicas}} × "
+            f"processesPerReplica={{processesPerReplica}}; {fix}"
+        ),
+        field="parallelism",
+    )
+
+
 class ModelScalingSpec(ApiModel):
     """Spec is the run as it is wished: the model's size, the number of replicas, the parallelism,
     the data and the training.
@@ -75,18 +108,19 @@ class ModelScalingSpec(ApiModel):
     deleted, in seconds. By default it stays."""
 
     rules = (
+        *(_product_rule(given) for given in ((), ("dataReplicate",), ("dataShard",), _DATA_AXES)),
         Rule(
             expression=(
                 "self.parallelism.strategy != 'Custom' || "
-                "!has(self.parallelism.dataReplicate) || self.replicas == 0 || "
-                "self.parallelism.dataReplicate == self.replicas * self.processesPerReplica"
+                "self.parallelism.tensorPlacement == 'AcrossPods' || "
+                "self.processesPerReplica % self.parallelism.tensor == 0"
             ),
             message=(
-                "parallelism.dataReplicate={parallelism.dataReplicate} must equal "
-                "replicas={replicas} × processesPerReplica={processesPerReplica}; change "
-                "one, or remove dataReplicate to let it follow"
+                "tensor={parallelism.tensor} does not divide "
+                "processesPerReplica={processesPerReplica}, so it would reach across pods; set "
+                "tensor to a divisor of {processesPerReplica}, or tensorPlacement to AcrossPods"
             ),
-            field="parallelism",
+            field="parallelism.tensor",
         ),
     )
 

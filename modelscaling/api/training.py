@@ -85,8 +85,10 @@ class TrainingSpec(ApiModel):
 
     micro_batch_size: Annotated[Count, Field(ge=1, le=65536)] | None = None
     """MicroBatchSize is the number of samples that a process computes at once; the rest of its
-    part of the global batch is accumulated. Less takes less memory. Defaults to the process'
-    whole part where that is at most 16384 tokens, else to the largest divisor that is."""
+    part of the global batch is accumulated. Less takes less memory; a pipeline needs at least as
+    many micro batches as it has stages. Defaults to the process' whole part where that is at most
+    16384 tokens, else to the largest divisor that is; with a pipeline, to one that leaves two
+    micro batches for each stage where there is one."""
 
     learning_rate: Decimal = "3e-4"
     """LearningRate is the peak learning rate."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from modelscaling.api.conditions import Reason
+from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.status import ModelScalingStatus
 from modelscaling.protocol import AgentStatus, TerminationReport
 from modelscaling_operator.identity import INDEX_LABEL, REVISION_LABEL, RunIdentity
-from modelscaling_operator.pod import CONTAINER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,7 +182,9 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         index=int(index),
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
         revision=labels.get(REVISION_LABEL, ""),
-        image=next((c.get("image", "") for c in spec["containers"] if c["name"] == CONTAINER), ""),
+        image=next(
+            (c.get("image", "") for c in spec["containers"] if c["name"] == TRAINER_CONTAINER), ""
+        ),
         phase=PodPhase(status.get("phase") or PodPhase.PENDING),
         address=status.get("podIP") or None,
         deletion_deadline=datetime.fromisoformat(deletion) if deletion else None,
@@ -194,7 +196,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
 
 def _container_status(status: Json) -> Json:
     statuses = status.get("containerStatuses") or []
-    return next((s for s in statuses if s["name"] == CONTAINER), {})
+    return next((s for s in statuses if s["name"] == TRAINER_CONTAINER), {})
 
 
 def _exit(container: Json, status: Json) -> Exit | None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from modelscaling.api.modelscaling import GROUP
+from modelscaling.api.modelscaling import GROUP, TRAINER_CONTAINER
 from modelscaling.protocol import (
     AGENT_PORT,
     AGENT_PORT_NAME,
@@ -25,7 +25,6 @@ from modelscaling_operator.merge import TemplateError, merge_template
 if TYPE_CHECKING:
     from modelscaling.api.modelscaling import ModelScalingSpec
 
-CONTAINER = "trainer"
 GRACE_PERIOD_S = 60
 """Seconds that an agent has to save after SIGTERM."""
 
@@ -80,7 +79,7 @@ def template_image(spec: ModelScalingSpec) -> str | None:
     template = spec.template.get("spec")
     containers = template.get("containers") if isinstance(template, dict) else None
     for container in containers if isinstance(containers, list) else ():
-        if isinstance(container, dict) and container.get("name") == CONTAINER:
+        if isinstance(container, dict) and container.get("name") == TRAINER_CONTAINER:
             image = container.get("image")
             return image if isinstance(image, str) else None
     return None
@@ -145,7 +144,7 @@ def _container(
     mounts: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
-        "name": CONTAINER,
+        "name": TRAINER_CONTAINER,
         "image": image,
         "imagePullPolicy": pull_policy,
         "command": ["modelscaling-agent"],
@@ -223,16 +222,17 @@ def _refuse_reserved(template: dict[str, Any]) -> None:
 def _check_trainer(merged: dict[str, Any]) -> None:
     """Refuse a template that takes away what the operator relies on."""
     containers = merged.get("spec", {}).get("containers", [])
-    trainer = next((c for c in containers if c.get("name") == CONTAINER), None)
+    trainer = next((c for c in containers if c.get("name") == TRAINER_CONTAINER), None)
     if trainer is None:
         raise TemplateError(
-            f"spec.template takes the container {CONTAINER} away; the run trains in it, keep it"
+            f"spec.template takes the container {TRAINER_CONTAINER} away; the run trains in it, "
+            f"keep it"
         )
     ports = [port.get("containerPort") for port in trainer.get("ports", [])]
     if AGENT_PORT not in ports:
         raise TemplateError(
-            f"spec.template takes the port {AGENT_PORT} of the container {CONTAINER} away; the "
-            f"operator steers the run through it, keep it"
+            f"spec.template takes the port {AGENT_PORT} of the container {TRAINER_CONTAINER} away; "
+            f"the operator steers the run through it, keep it"
         )
 
 

@@ -107,12 +107,59 @@ BROKEN_RULES = [
         "dataReplicate",
         id="an axis without Custom",
     ),
+    *(
+        pytest.param(
+            {"parallelism": {field: 2}},
+            f"spec.parallelism.{field}",
+            f"{field}=2 is given but strategy is Auto; set strategy to Custom, or remove {field}",
+            id=f"{field} without Custom",
+        )
+        for field in ("dataShard", "tensor", "pipeline", "context", "stagesPerProcess")
+    ),
     pytest.param(
-        {"parallelism": {"strategy": "Custom", "dataReplicate": 2}},
+        {"replicas": 3, "parallelism": {"strategy": "Custom", "dataReplicate": 2}},
         "spec.parallelism",
-        "parallelism.dataReplicate=2 must equal replicas=1 × processesPerReplica=1; change "
-        "one, or remove dataReplicate to let it follow",
-        id="an axis that is not the number of processes",
+        "dataReplicate=2 × pipeline=1 × context=1 × tensor=1 must divide replicas=3 × "
+        "processesPerReplica=1; change one",
+        id="copies that the processes do not divide into",
+    ),
+    pytest.param(
+        {"replicas": 3, "parallelism": {"strategy": "Custom", "dataShard": 2, "pipeline": 2}},
+        "spec.parallelism",
+        "dataShard=2 × pipeline=2 × context=1 × tensor=1 must divide replicas=3 × "
+        "processesPerReplica=1; change one",
+        id="shards and stages that the processes do not divide into",
+    ),
+    pytest.param(
+        {"replicas": 3, "parallelism": {"strategy": "Custom", "pipeline": 2}},
+        "spec.parallelism",
+        "pipeline=2 × context=1 × tensor=1 must divide replicas=3 × processesPerReplica=1; "
+        "change one",
+        id="stages that the processes do not divide into",
+    ),
+    pytest.param(
+        {
+            "replicas": 4,
+            "parallelism": {"strategy": "Custom", "dataReplicate": 2, "dataShard": 1},
+        },
+        "spec.parallelism",
+        "dataReplicate=2 × dataShard=1 × pipeline=1 × context=1 × tensor=1 must equal replicas=4 "
+        "× processesPerReplica=1; change one, or remove dataShard to let it follow",
+        id="two data axes that leave processes over",
+    ),
+    pytest.param(
+        {"replicas": 2, "parallelism": {"strategy": "Custom", "tensor": 2}},
+        "spec.parallelism.tensor",
+        "tensor=2 does not divide processesPerReplica=1, so it would reach across pods; set "
+        "tensor to a divisor of 1, or tensorPlacement to AcrossPods",
+        id="tensor across pods without the field that allows it",
+    ),
+    pytest.param(
+        {"parallelism": {"strategy": "Custom", "stagesPerProcess": 2}},
+        "spec.parallelism.stagesPerProcess",
+        "stagesPerProcess=2 interleaves the stages of a pipeline, and pipeline=1; set pipeline "
+        "to at least 2, or stagesPerProcess to 1",
+        id="interleaved stages without a pipeline",
     ),
 ]
 """Changes to the small spec that each break one CEL rule; the field and the message."""
