@@ -79,6 +79,11 @@ class Mesh:
         return self.dataShard * self.context
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether processes hold parts of a weight, rather than whole ones."""
+        return self.weight_shards * self.tensor > 1
+
+    @property
     def stages(self) -> int:
         """The number of pipeline stages over all processes."""
         return self.pipeline * self.stagesPerProcess

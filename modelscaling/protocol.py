@@ -158,6 +158,8 @@ class Progress(Message):
     loss: float | None = None
     """Mean loss of the last step's global batch, nats a token."""
     validation_loss: float | None = None
+    gradient_norm: float | None = None
+    """Norm of the last step's gradient over the whole model, before clipping."""
     step_seconds: float | None = None
     """Wall time of the last step."""
     tokens_per_second: float | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from modelscaling.mesh import Mesh
 from tests.trainer.runs import make_run, write_text
 from tests.trainer.workers import Result, Worker, results, start, train_together
 
@@ -337,7 +338,7 @@ def test_ranks_with_other_data_are_refused(text: Path, start_workers: Start) -> 
 
 def test_a_process_can_leave_a_group_that_never_forms(text: Path, start_workers: Start) -> None:
     [worker] = start_workers(1, make_run(text))
-    worker.train(rank=0, ranks=2, port=None)
+    worker.train(rank=0, mesh=Mesh(dataReplicate=2), port=None)
     worker.ask("Reform")
 
     assert worker.result().outcome == "Stopped"
@@ -345,10 +346,10 @@ def test_a_process_can_leave_a_group_that_never_forms(text: Path, start_workers:
 
 def test_a_process_can_leave_a_store_that_is_gone(text: Path, start_workers: Start) -> None:
     [worker] = start_workers(1, make_run(text))
-    port = worker.train(rank=0, ranks=2, port=None)
+    port = worker.train(rank=0, mesh=Mesh(dataReplicate=2), port=None)
     worker.ask("Reform")
     worker.result()
-    worker.train(rank=1, ranks=2, port=port, generation=2)
+    worker.train(rank=1, mesh=Mesh(dataReplicate=2), port=port, generation=2)
     worker.ask("Reform")
 
     assert worker.result().outcome == "Stopped"

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 DEADLINE_S = 100.0
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["modelscaling_trainer.run", "torch.distributed.checkpoint"])
+_context.set_forkserver_preload(
+    [
+        "modelscaling_trainer.run",
+        "modelscaling_trainer.parallel.pipeline",
+        "modelscaling_trainer.parallel.sharding",
+        "modelscaling_trainer.parallel.tensor",
+    ]
+)
 
 
 @dataclass
@@ -46,6 +53,14 @@ class Result:
     @property
     def losses(self) -> list[float]:
         return [progress.loss or 0.0 for progress in self.progress]
+
+    @property
+    def validation_losses(self) -> list[float | None]:
+        return [progress.validation_loss for progress in self.progress]
+
+    @property
+    def gradient_norms(self) -> list[float | None]:
+        return [progress.gradient_norm for progress in self.progress]
 
     @property
     def digests(self) -> list[str]:
@@ -65,11 +80,14 @@ class Worker:
         other.close()
         self._result = Result()
 
-    def train(self, *, rank: int, ranks: int, port: int | None, generation: int = 1) -> int:
+    def train(self, *, rank: int, mesh: Mesh, port: int | None, generation: int = 1) -> int:
         """Start training; return the store's port, which rank 0 tells."""
         self._result = Result()
         self._pipe.send(
-            ("train", {"rank": rank, "ranks": ranks, "port": port, "generation": generation})
+            (
+                "train",
+                {"rank": rank, "mesh": asdict(mesh), "port": port, "generation": generation},
+            )
         )
         return self._until("port") if port is None else port
 
@@ -109,12 +127,14 @@ def start(count: int, configuration: RunConfiguration, **options: Any) -> list[W
     return [Worker(configuration, **options) for _ in range(count)]
 
 
-def train_together(workers: list[Worker], *, generation: int = 1) -> None:
-    """Start training in one group of all workers, ranks in their order."""
-    ranks = len(workers)
+def train_together(workers: list[Worker], *, mesh: Mesh | None = None, generation: int = 1) -> None:
+    """Start training in one group of all workers, ranks in their order; each holds a copy of the
+    model unless a mesh is given.
+    """
+    mesh = mesh or Mesh(dataReplicate=len(workers))
     port: int | None = None
     for rank, worker in enumerate(workers):
-        port = worker.train(rank=rank, ranks=ranks, port=port, generation=generation)
+        port = worker.train(rank=rank, mesh=mesh, port=port, generation=generation)
 
 
 def results(workers: list[Worker]) -> list[Result]:
@@ -155,7 +175,7 @@ def _train(run: Run, pipe: Connection, requests: Requests, assignment: dict[str,
     result: dict[str, Any] = {"error": None, "outcome": None, "message": ""}
     group = Group(
         generation=assignment["generation"],
-        mesh=Mesh(dataReplicate=assignment["ranks"]),
+        mesh=Mesh(**assignment["mesh"]),
         rank=assignment["rank"],
         local_rank=0,
         store_host="127.0.0.1",

@@ -7,7 +7,7 @@ is 0 in the others' reports.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +32,10 @@ class StepReport:
     batch_sum: int
     """Of the samples that were fed (sample_digest.py), modulo 2^64."""
     requests: Collection[Request]
+    gradient_square: float
+    """The rank's share of the squared norm of the whole gradient."""
     own_square: float
-    """Squared norm of the rank's own gradient."""
+    """Squared norm of the rank's own gradient, before the sum; 0 where that is not known."""
     step_seconds: float
     """Wall time of the step before; 0 for the first."""
     wait_seconds: float
@@ -45,6 +47,11 @@ class StepReport:
     def loss(self) -> float:
         """Mean loss over the tokens, nats a token."""
         return self.loss_sum / self.tokens
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the whole gradient."""
+        return sqrt(self.gradient_square)
 
     @property
     def scaling_efficiency(self) -> float | None:
@@ -68,6 +75,7 @@ def agree(report: StepReport) -> StepReport:
     vector = [
         report.loss_sum,
         report.tokens,
+        report.gradient_square,
         report.own_square,
         report.step_seconds,
         report.wait_seconds,
@@ -76,13 +84,15 @@ def agree(report: StepReport) -> StepReport:
         *(request in report.requests for request in _REQUESTS),
     ]
     total = all_reduce(torch.tensor(vector, dtype=torch.float64)).tolist()
-    loss_sum, tokens, own_square, step_seconds, wait_seconds, checkpoint_step, *rest = total
+    loss_sum, tokens, gradient_square, own_square, *rest = total
+    step_seconds, wait_seconds, checkpoint_step, *rest = rest
     limbs, asked = rest[:LIMBS], rest[LIMBS:]
     return StepReport(
         loss_sum=loss_sum,
         tokens=int(tokens),
         batch_sum=from_limbs(limbs),
         requests={request for request, count in zip(_REQUESTS, asked, strict=True) if count},
+        gradient_square=gradient_square,
         own_square=own_square,
         step_seconds=step_seconds,
         wait_seconds=wait_seconds,

@@ -7,8 +7,10 @@ only those keys that the causal mask allows, with the query heads of a group sta
 one product. The probabilities are kept for the backward pass, which takes memory that grows with
 the square of the context; beyond `_LONGEST_CHUNKED` tokens SDPA takes over.
 
+Queries may be fewer than keys: then they are the last ones of them (context parallelism).
+
 Letters of the shapes: B batch, H query heads, K key/value heads, G = H / K query heads of a group,
-T tokens, D head size, N = B·K, R = query rows of a block.
+T query tokens, S key tokens, D head size, N = B·K, R = query rows of a block.
 """
 
 # ruff: noqa: N803, N806 - tensors carry their shapes in their names
@@ -29,43 +31,54 @@ _BLOCK_ROWS = 64
 _LONGEST_CHUNKED = 2048
 
 
-def causal_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
-    """Return softmax(q·kᵀ/√D + causal mask)·v, of the queries' shape."""
-    if q_BHTD.device.type == "cpu" and q_BHTD.shape[2] <= _LONGEST_CHUNKED:
-        chunked: Tensor = _chunked(q_BHTD, k_BKTD, v_BKTD)
+def causal_attention(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
+    """Return softmax(q·kᵀ/√D + causal mask)·v, of the queries' shape; query i of T sees the keys up
+    to S - T + i.
+    """
+    tokens, seen = q_BHTD.shape[2], k_BKSD.shape[2]
+    if q_BHTD.device.type == "cpu" and seen <= _LONGEST_CHUNKED:
+        chunked: Tensor = _chunked(q_BHTD, k_BKSD, v_BKSD)
         return chunked
-    grouped = q_BHTD.shape[1] != k_BKTD.shape[1]
+    grouped = q_BHTD.shape[1] != k_BKSD.shape[1]
+    if tokens == seen:
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BKSD, v_BKSD, is_causal=True, enable_gqa=grouped
+        )
+    # is_causal would align the mask with the first key.
+    from torch.nn.attention.bias import causal_lower_right  # noqa: PLC0415
+
     return F.scaled_dot_product_attention(
-        q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=grouped
+        q_BHTD, k_BKSD, v_BKSD, attn_mask=causal_lower_right(tokens, seen), enable_gqa=grouped
     )
 
 
-def _chunked(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
-    return cast("Tensor", _ChunkedAttention.apply(q_BHTD, k_BKTD, v_BKTD))
+def _chunked(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
+    return cast("Tensor", _ChunkedAttention.apply(q_BHTD, k_BKSD, v_BKSD))
 
 
 class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:  # noqa: ANN401
         batch, heads, tokens, size = q_BHTD.shape
-        groups = heads // k_BKTD.shape[1]
+        seen = k_BKSD.shape[2]
+        groups = heads // k_BKSD.shape[1]
         q_NGTD = q_BHTD.reshape(-1, groups, tokens, size)
-        k_NTD = k_BKTD.reshape(-1, tokens, size)
-        v_NTD = v_BKTD.reshape(-1, tokens, size)
+        k_NSD = k_BKSD.reshape(-1, seen, size)
+        v_NSD = v_BKSD.reshape(-1, seen, size)
         out_NGTD = torch.empty_like(q_NGTD)
         mask = torch.full((_BLOCK_ROWS, _BLOCK_ROWS), float("-inf"), dtype=q_BHTD.dtype).triu(1)
         probabilities = []
         for start, end in _blocks(tokens):
-            p_NRT = _probabilities(q_NGTD, k_NTD, mask, start, end)
-            out = torch.bmm(p_NRT, v_NTD[:, :end])
+            p_NRS = _probabilities(q_NGTD, k_NSD, mask, start, end)
+            out = torch.bmm(p_NRS, v_NSD[:, : p_NRS.shape[2]])
             out_NGTD[:, :, start:end] = out.view(-1, groups, end - start, size)
-            probabilities.append(p_NRT)
-        ctx.save_for_backward(q_NGTD, k_NTD, v_NTD, out_NGTD, *probabilities)
+            probabilities.append(p_NRS)
+        ctx.save_for_backward(q_NGTD, k_NSD, v_NSD, out_NGTD, *probabilities)
         return out_NGTD.view(batch, heads, tokens, size)
 
     @staticmethod
     def backward(ctx: Any, grad_BHTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
-        q_NGTD, k_NTD, v_NTD, out_NGTD, *probabilities = ctx.saved_tensors
+        q_NGTD, k_NSD, v_NSD, out_NGTD, *probabilities = ctx.saved_tensors
         rows, groups, tokens, size = q_NGTD.shape
         scale = size**-0.5
         grad_NGTD = grad_BHTD.reshape(q_NGTD.shape)
@@ -73,23 +86,24 @@ class _ChunkedAttention(torch.autograd.Function):
         delta_NGT1 = (grad_NGTD.to(wide) * out_NGTD).sum(-1, keepdim=True).to(q_NGTD.dtype)
         dq_NGTD = torch.empty_like(q_NGTD)
         # Sums over blocks: in bfloat16 each addition would round.
-        dk_NTD = torch.zeros_like(k_NTD, dtype=wide)
-        dv_NTD = torch.zeros_like(v_NTD, dtype=wide)
-        for (start, end), p_NRT in zip(_blocks(tokens), probabilities, strict=True):
+        dk_NSD = torch.zeros_like(k_NSD, dtype=wide)
+        dv_NSD = torch.zeros_like(v_NSD, dtype=wide)
+        for (start, end), p_NRS in zip(_blocks(tokens), probabilities, strict=True):
+            seen = p_NRS.shape[2]
             q_NRD = q_NGTD[:, :, start:end].reshape(rows, -1, size)
             grad_NRD = grad_NGTD[:, :, start:end].reshape(rows, -1, size)
-            dv_NTD[:, :end].add_(torch.bmm(p_NRT.transpose(1, 2), grad_NRD))
-            ds_NRT = torch.bmm(grad_NRD, v_NTD[:, :end].transpose(1, 2))
-            ds_NRT.sub_(delta_NGT1[:, :, start:end].reshape(rows, -1, 1)).mul_(p_NRT)
-            dq = torch.bmm(ds_NRT, k_NTD[:, :end]).mul_(scale)
+            dv_NSD[:, :seen].add_(torch.bmm(p_NRS.transpose(1, 2), grad_NRD))
+            ds_NRS = torch.bmm(grad_NRD, v_NSD[:, :seen].transpose(1, 2))
+            ds_NRS.sub_(delta_NGT1[:, :, start:end].reshape(rows, -1, 1)).mul_(p_NRS)
+            dq = torch.bmm(ds_NRS, k_NSD[:, :seen]).mul_(scale)
             dq_NGTD[:, :, start:end] = dq.view(rows, groups, end - start, size)
-            dk_NTD[:, :end].add_(torch.bmm(ds_NRT.transpose(1, 2), q_NRD), alpha=scale)
+            dk_NSD[:, :seen].add_(torch.bmm(ds_NRS.transpose(1, 2), q_NRD), alpha=scale)
         batch, heads = grad_BHTD.shape[:2]
-        kv_shape = (batch, heads // groups, tokens, size)
+        kv_shape = (batch, heads // groups, -1, size)
         return (
             dq_NGTD.view(grad_BHTD.shape),
-            dk_NTD.to(k_NTD.dtype).view(kv_shape),
-            dv_NTD.to(v_NTD.dtype).view(kv_shape),
+            dk_NSD.to(k_NSD.dtype).view(kv_shape),
+            dv_NSD.to(v_NSD.dtype).view(kv_shape),
         )
 
 
@@ -100,15 +114,17 @@ def _blocks(tokens: int) -> list[tuple[int, int]]:
 
 def _probabilities(
     q_NGTD: Tensor,
-    k_NTD: Tensor,
+    k_NSD: Tensor,
     mask: Tensor,
     start: int,
     end: int,
 ) -> Tensor:
     """Return the probabilities of a block of rows over the keys up to its last row."""
-    count, groups, _, size = q_NGTD.shape
+    count, groups, tokens, size = q_NGTD.shape
     rows = end - start
+    before = k_NSD.shape[1] - tokens  # keys that every query sees
+    seen = before + end
     q_NRD = q_NGTD[:, :, start:end].reshape(count, groups * rows, size)
-    scores_NRT = torch.bmm(q_NRD * size**-0.5, k_NTD[:, :end].transpose(1, 2))
-    scores_NRT.view(count, groups, rows, end)[..., start:].add_(mask[:rows, :rows])
-    return torch.softmax(scores_NRT, dim=-1)
+    scores_NRS = torch.bmm(q_NRD * size**-0.5, k_NSD[:, :seen].transpose(1, 2))
+    scores_NRS.view(count, groups, rows, seen)[..., before + start :].add_(mask[:rows, :rows])
+    return torch.softmax(scores_NRS, dim=-1)

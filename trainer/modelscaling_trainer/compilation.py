@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.model_part import ModelPart
 
 _COMPILE_SECONDS = 30.0
 """What compiling takes with an empty cache."""
@@ -42,19 +42,20 @@ class Compilation:
             )
         self._mode = mode if can_compile else CompileMode.NEVER
         self._measured: list[float] = []
-        self._is_done = False
+        self._compiled: ModelPart | None = None
 
     def observe(self, step_seconds: float) -> None:
         """Take the time of a step, agreed by all ranks."""
         if len(self._measured) < _MEASURED_STEPS:
             self._measured.append(step_seconds)
 
-    def apply_if_due(self, model: Decoder, *, remaining_steps: int) -> bool:
+    def apply_if_due(self, part: ModelPart, *, remaining_steps: int) -> bool:
         """Compile the layers from their next use on where that pays; return whether it was done."""
-        if self._is_done or not self._is_due(remaining_steps):
+        if self._compiled is part or not self._is_due(remaining_steps):
             return False
-        self._is_done = True
-        model.compile_layers()
+        self._compiled = part
+        for stage in part.stages:
+            stage.compile_layers()
         return True
 
     def _is_due(self, remaining_steps: int) -> bool:

@@ -4,6 +4,8 @@ Parameters have the names and meanings of Hugging Face's Llama without the prefi
 weights can go either way, and logits agree. Weights are kept in float32 and turned to the compute
 type where they are used; norms, the rotary tables and the loss are computed in float32.
 
+A decoder may be one pipeline stage: some of the layers, under the same names.
+
 Letters of the shapes: B batch, T tokens, E hidden size, H query heads, K key/value heads, D head
 size, F feed-forward size, V vocabulary.
 """
@@ -18,12 +20,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
+from modelscaling.layout import EMBEDDING, HEAD, stage_layers
 from modelscaling_trainer.attention import causal_attention
+from modelscaling_trainer.recompute import keep_everything
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from torch import Tensor
 
     from modelscaling.shape import ModelShape
+    from modelscaling_trainer.recompute import Recompute
 
 
 class Linear(nn.Linear):
@@ -47,7 +54,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Return the normed input in its own type."""
-        normed = F.rms_norm(x_BTE.float(), self.weight.shape, self.weight, self._epsilon)
+        normed = F.rms_norm(x_BTE.float(), x_BTE.shape[-1:], self.weight.float(), self._epsilon)
         return normed.to(x_BTE.dtype)
 
 
@@ -62,13 +69,19 @@ class Attention(nn.Module):
         self.k_proj = Linear(shape.hidden_size, key)
         self.v_proj = Linear(shape.hidden_size, key)
         self.o_proj = Linear(query, shape.hidden_size)
-        self.attend = causal_attention
+        # Replaced where the processes share the tokens (parallel/context.py) or the heads
+        # (parallel/tensor.py).
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = causal_attention
+        self.key_value_heads: Callable[[Tensor], Tensor] = _as_projected
 
     def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         """Return what each token gathers from itself and those before it."""
-        q_BHTD = rotate(self._split_heads(self.q_proj(x_BTE)), cos_TD, sin_TD)
-        k_BKTD = rotate(self._split_heads(self.k_proj(x_BTE)), cos_TD, sin_TD)
-        out_BHTD = self.attend(q_BHTD, k_BKTD, self._split_heads(self.v_proj(x_BTE)))
+        q_BHTD = self._split_heads(self.q_proj(x_BTE))
+        cos_TD, sin_TD = cos_TD[: q_BHTD.shape[2]], sin_TD[: q_BHTD.shape[2]]
+        q_BHTD = rotate(q_BHTD, cos_TD, sin_TD)
+        k_BKTD = self._split_heads(self.key_value_heads(self.k_proj(x_BTE)))
+        v_BKTD = self._split_heads(self.key_value_heads(self.v_proj(x_BTE)))
+        out_BHTD = self.attend(q_BHTD, rotate(k_BKTD, cos_TD, sin_TD), v_BKTD)
         projected: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2))
         return projected
 
@@ -95,68 +108,125 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: attention and feed-forward, each added to its normed input."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, recompute: Recompute) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
         self.mlp = FeedForward(shape)
+        self._recompute = recompute
 
     def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         """Return the residual stream after this layer."""
+        return self._recompute(self._layer, x_BTE, cos_TD, sin_TD)
+
+    def _layer(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         x_BTE = x_BTE + self.self_attn(self.input_layernorm(x_BTE), cos_TD, sin_TD)
         out_BTE: Tensor = x_BTE + self.mlp(self.post_attention_layernorm(x_BTE))
         return out_BTE
 
 
 class Decoder(nn.Module):
-    """Token ids to logits."""
+    """Token ids to logits, or the part of that which one pipeline stage does."""
 
-    def __init__(self, shape: ModelShape, *, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        *,
+        compute_dtype: torch.dtype,
+        stage: int = 0,
+        stages: int = 1,
+        recompute: Recompute = keep_everything,
+    ) -> None:
         """Take the type of the matrix products; weights are float32 and not yet set."""
         super().__init__()
         self.shape = shape
         self.compute_dtype = compute_dtype
-        self.embed_tokens = nn.Embedding(shape.vocabulary_size, shape.hidden_size)
-        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
-        self.lm_head = Linear(shape.hidden_size, shape.vocabulary_size)
-        if shape.tied_embeddings:
-            self.lm_head.weight = self.embed_tokens.weight
-        cos_TD, sin_TD = rotary_tables(shape)
-        self.register_buffer("cos_TD", cos_TD.to(compute_dtype), persistent=False)
-        self.register_buffer("sin_TD", sin_TD.to(compute_dtype), persistent=False)
+        self.is_first = stage == 0
+        self.is_last = stage == stages - 1
+        if self.is_first:
+            self.embed_tokens = nn.Embedding(shape.vocabulary_size, shape.hidden_size)
+        self.layers = nn.ModuleDict(
+            {
+                str(index): Block(shape, recompute)
+                for index in stage_layers(shape.layers, stages)[stage]
+            }
+        )
+        if self.is_last:
+            self.norm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
+            self.lm_head = Linear(shape.hidden_size, shape.vocabulary_size)
+        self.tie()
+        self.register_buffer("cos_TD", torch.empty(0), persistent=False)
+        self.register_buffer("sin_TD", torch.empty(0), persistent=False)
         self.cos_TD: Tensor
         self.sin_TD: Tensor
+        self.set_rotary_tables()
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of the token after each; T ≤ contextLength."""
-        tokens = ids_BT.shape[1]
-        cos_TD, sin_TD = self.cos_TD[:tokens], self.sin_TD[:tokens]
-        x_BTE = self.embed_tokens(ids_BT).to(self.compute_dtype)
-        for layer in self.layers:
-            x_BTE = layer(x_BTE, cos_TD, sin_TD)
+    def blocks(self) -> Iterator[Block]:
+        """Yield the layers of this stage, in their order."""
+        for layer in self.layers.values():
+            assert isinstance(layer, Block)
+            yield layer
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.cos_TD.device
+
+    def set_rotary_tables(self) -> None:
+        """Compute the tables of the whole context; memory that was just given has none."""
+        cos_TD, sin_TD = rotary_tables(self.shape)
+        self.cos_TD = cos_TD.to(self.device, self.compute_dtype)
+        self.sin_TD = sin_TD.to(self.device, self.compute_dtype)
+
+    def tie(self) -> None:
+        """Make the output head share the embedding's table, where the shape says so and both are
+        here.
+        """
+        if self.shape.tied_embeddings and self.is_first and self.is_last:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the parameters by the names of the whole model (modelscaling.layout)."""
+        named = dict(self.named_parameters())
+        if self.shape.tied_embeddings and self.is_last and not self.is_first:
+            named[EMBEDDING] = named.pop(HEAD)
+        return named
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of the token after each, T ≤ contextLength.
+
+        A stage that is not the first takes the residual stream (B, T, E) instead of token ids
+        (B, T), and one that is not the last returns it.
+        """
+        x_BTE = self.embed_tokens(x).to(self.compute_dtype) if self.is_first else x
+        for layer in self.blocks():
+            x_BTE = layer(x_BTE, self.cos_TD, self.sin_TD)
+        if not self.is_last:
+            return x_BTE
         logits_BTV: Tensor = self.lm_head(self.norm(x_BTE))
         return logits_BTV
 
     def compile_layers(self) -> None:
         """Have the layers compiled at their next use, one by one: all share one piece of code."""
-        for layer in self.layers:
-            assert isinstance(layer, Block)
-            if self.cos_TD.device.type == "cpu":
+        for layer in self.blocks():
+            if self.device.type == "cpu":
                 # Inductor would generate slower code than the products that it traces into. Not
                 # a decorator: that imports the compiler, 5 s of start-up, in every run.
                 layer.self_attn.attend = torch.compiler.disable(  # type: ignore[no-untyped-call]
-                    causal_attention
+                    layer.self_attn.attend
                 )
-            layer.compile()
+            # Not layer.compile(): that takes the hooks of fully_shard in.
+            layer.forward = torch.compile(layer.forward)  # type: ignore[method-assign]
 
     def loss_sum(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the sum over all tokens of the cross-entropy, nats, in float32."""
-        logits_BTV = self(ids_BT)
-        return F.cross_entropy(
-            logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum"
-        )
+        return cross_entropy_sum(self(ids_BT), targets_BT)
+
+
+def cross_entropy_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Return the sum over all tokens of the cross-entropy, nats, in float32."""
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), reduction="sum")
 
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
@@ -172,3 +242,8 @@ def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Return x with the pairs (i, i + D/2) of each head turned by their position's angle."""
     first, second = x_BHTD.chunk(2, dim=-1)
     return x_BHTD * cos_TD + torch.cat((-second, first), dim=-1) * sin_TD
+
+
+def _as_projected(projected_BTE: Tensor) -> Tensor:
+    """Return all heads that were computed."""
+    return projected_BTE

@@ -1,4 +1,4 @@
-"""The gradient of a step: accumulated over micro batches, summed over ranks, measured, clipped.
+"""The gradient of whole weights: accumulated over micro batches, summed over the copies.
 
 Gradients live in a few flat buffers that the parameters' `.grad` are views of. In the backward
 pass of the last micro batch a buffer is sent off as soon as it is complete, so that the exchange
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from modelscaling_trainer.process_group import communication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
     from torch.nn import Parameter
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     _Register = Callable[[Callable[[Tensor], None]], object]
 
 _BUCKET_BYTES = 16 << 20
-_EPSILON = 1e-6
-"""Keeps the scale of a gradient of norm 0 finite, as torch.nn.utils.clip_grad_norm_ does."""
 
 
 @dataclass(slots=True)
@@ -43,19 +41,34 @@ class Gradient:
     """The gradient of all parameters, in buckets in the order in which a backward pass ends."""
 
     def __init__(
-        self, parameters: Iterable[Parameter], *, bucket_bytes: int = _BUCKET_BYTES
+        self, parameters: Mapping[str, Parameter], *, bucket_bytes: int = _BUCKET_BYTES
     ) -> None:
         """Give each parameter its `.grad`; parameters come in the order of the forward pass."""
-        self._buckets = [_bucket(group) for group in _group(list(parameters)[::-1], bucket_bytes)]
+        self._parameters = dict(parameters)
+        backwards = list(self._parameters.values())[::-1]
+        self._buckets = [_bucket(group) for group in _group(backwards, bucket_bytes)]
+        self._copies: dist.ProcessGroup | None = None
         self._exchanging = False
         self._next = 0
         self._works: list[dist.Work] = []
-        self.own_square = 0.0
-        """Squared norm of this rank's own gradient in the last exchange, before the sum."""
+        self._own_square = 0.0
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 register = cast("_Register", parameter.register_post_accumulate_grad_hook)
                 register(self._hook(bucket))
+
+    @property
+    def own_square(self) -> float | None:
+        """Squared norm of this rank's own gradient in the last exchange, before the sum."""
+        return self._own_square
+
+    def join(self, copies: dist.ProcessGroup) -> None:
+        """Sum over the processes that hold copies of the weights from now on."""
+        self._copies = copies
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the gradient of each weight; writing into it changes it."""
+        return {name: gradient_of(parameter) for name, parameter in self._parameters.items()}
 
     def clear(self) -> None:
         """Set the gradient to 0, and forget an exchange that was not finished."""
@@ -64,15 +77,19 @@ class Gradient:
         for bucket in self._buckets:
             bucket.flat.zero_()
 
-    def exchange_in_next_backward(self) -> None:
-        """Sum over ranks while the next backward pass, the last of this step, goes on."""
-        self._exchanging = True
-        self._next = 0
-        self.own_square = 0.0
-        for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters)
+    def before_backward(self, *, is_last: bool) -> None:
+        """Sum over the copies while the last backward pass of a step goes on."""
+        if is_last:
+            self._begin_exchange()
+            for bucket in self._buckets:
+                bucket.missing = len(bucket.parameters)
 
-    def finish_exchange(self) -> None:
+    def after_schedule(self) -> None:
+        """Sum over the copies after a pipeline's schedule, which has no one last backward pass."""
+        self._begin_exchange()
+        self._send_complete()
+
+    def finish(self) -> None:
         """Wait until the sums are there.
 
         Raises:
@@ -84,15 +101,12 @@ class Gradient:
             for work in works:
                 work.wait()
 
-    def clip(self, largest_norm: float) -> float:
-        """Scale the gradient down to a norm, unless that is 0; return the norm it had."""
-        flats = [bucket.flat for bucket in self._buckets]
-        norms = torch.stack([torch.linalg.vector_norm(flat) for flat in flats])
-        norm = float(torch.linalg.vector_norm(norms))
-        if 0 < largest_norm < norm:
-            for flat in flats:
-                flat.mul_(largest_norm / (norm + _EPSILON))
-        return norm
+    def _begin_exchange(self) -> None:
+        self._exchanging = True
+        self._next = 0
+        self._own_square = 0.0
+        for bucket in self._buckets:
+            bucket.missing = 0
 
     def _hook(self, bucket: _Bucket) -> Callable[[Tensor], None]:
         def on_gradient(_: Tensor) -> None:
@@ -104,14 +118,24 @@ class Gradient:
 
     def _send_complete(self) -> None:
         """Send complete buckets off, in an order that is the same on all ranks."""
+        assert self._copies is not None
         while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
             flat = self._buckets[self._next].flat
             self._next += 1
-            self.own_square += float(torch.linalg.vector_norm(flat)) ** 2
+            self._own_square += float(torch.linalg.vector_norm(flat)) ** 2
+            if self._copies.size() == 1:
+                continue
             with communication("summing the gradient"):
-                work = dist.all_reduce(flat, async_op=True)
+                work = dist.all_reduce(flat, group=self._copies, async_op=True)
             assert work is not None
             self._works.append(work)
+
+
+def gradient_of(parameter: Parameter) -> Tensor:
+    """Return a parameter's gradient."""
+    if parameter.grad is None:
+        raise RuntimeError("a parameter has no gradient; every step sets all of them")
+    return parameter.grad
 
 
 def _group(parameters: list[Parameter], bucket_bytes: int) -> list[list[Parameter]]:

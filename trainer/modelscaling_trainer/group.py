@@ -33,3 +33,22 @@ class Group:
                 f"store_port={self.store_port} at rank {self.rank}: rank 0 hosts the store and "
                 f"takes None, all others need its port"
             )
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of each global batch is this process'."""
+        return self.mesh.data_rank(self.rank)
+
+    @property
+    def counts_loss(self) -> bool:
+        """Whether the loss that this process sees is nobody else's: on the last pipeline stage,
+        and once among those that share its products.
+        """
+        place = self.mesh.coordinates(self.rank)
+        return place["pipeline"] == self.mesh.pipeline - 1 and place["tensor"] == 0
+
+    @property
+    def counts_samples(self) -> bool:
+        """Whether this process speaks for the samples that several compute together."""
+        place = self.mesh.coordinates(self.rank)
+        return place["pipeline"] == place["context"] == place["tensor"] == 0

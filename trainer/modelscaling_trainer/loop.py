@@ -12,8 +12,7 @@ import torch
 from modelscaling.protocol import Progress
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
-from modelscaling_trainer.noise_scale import NoiseScale
-from modelscaling_trainer.process_group import all_gather
+from modelscaling_trainer.process_group import all_gather, computing_together
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.throughput import Throughput, goodput_ratio
 from modelscaling_trainer.validation import validation_loss
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from modelscaling_trainer.agreement import StepReport
     from modelscaling_trainer.checkpoint_writer import CheckpointWriter
     from modelscaling_trainer.compilation import Compilation
+    from modelscaling_trainer.computation import Computation
     from modelscaling_trainer.group import Group
+    from modelscaling_trainer.reader import Reader
     from modelscaling_trainer.request import Requests
     from modelscaling_trainer.samples import Samples
     from modelscaling_trainer.state import TrainingState
-    from modelscaling_trainer.step import BatchPart, Stepper
+    from modelscaling_trainer.step import Stepper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,11 @@ class Loop:
 
     configuration: RunConfiguration
     group: Group
-    part: BatchPart
     state: TrainingState
     samples: Samples
+    reader: Reader
+    device: torch.device
+    computation: Computation
     stepper: Stepper
     compilation: Compilation
     writer: CheckpointWriter | None
@@ -70,7 +73,6 @@ class Loop:
             GroupLostError: a peer is gone.
         """
         self.listeners.on_phase("Training")
-        self.stepper.noise_scale = NoiseScale()
         if self.state.step >= self.last_step:
             self._save_and_wait()
             self._tell(None)
@@ -93,13 +95,11 @@ class Loop:
 
     def _compile_if_due(self) -> None:
         remaining = self.last_step - self.state.step
-        self.compilation.apply_if_due(self.state.model, remaining_steps=remaining)
+        self.compilation.apply_if_due(self.state.part, remaining_steps=remaining)
 
     def _take_step(self) -> StepReport:
         written = self.writer.written_step if self.writer and self.group.rank == 0 else None
-        agreed = self.stepper.take(
-            self.part, requests=self.requests.take(), checkpoint_step=written or 0
-        )
+        agreed = self.stepper.take(requests=self.requests.take(), checkpoint_step=written or 0)
         self.checkpoint_step = max(self.checkpoint_step, agreed.checkpoint_step)
         if agreed.step_seconds:
             self.compilation.observe(agreed.step_seconds / self.group.mesh.size)
@@ -113,13 +113,16 @@ class Loop:
         return self.state.step % every == 0 or self.state.step == self.last_step
 
     def _validate(self) -> float:
-        return validation_loss(
-            self.state.model,
-            self.samples,
-            rank=self.group.rank,
-            ranks=self.group.mesh.size,
-            samples_at_once=self.part.samples_at_once,
-        )
+        with computing_together(f"measuring the validation loss of step {self.state.step}"):
+            return validation_loss(
+                self.computation,
+                self.reader.held_out,
+                samples=self.samples.validation_count,
+                tokens=self.samples.validation_count * self.configuration.model.context_length,
+                data_rank=self.group.data_rank,
+                data_parallel=self.group.mesh.data_parallel,
+                counts_loss=self.group.counts_loss,
+            )
 
     def _outcome(self, agreed: StepReport) -> Outcome | None:
         if self.state.step >= self.last_step:
@@ -170,6 +173,7 @@ class Loop:
                 sample_digest=counters.sample_digest,
                 loss=agreed.loss if agreed else None,
                 validation_loss=self.validation_loss,
+                gradient_norm=agreed.gradient_norm if agreed else None,
                 step_seconds=times.total,
                 tokens_per_second=self.throughput.tokens_per_second,
                 mfu_ratio=self.throughput.mfu_ratio,
@@ -188,7 +192,7 @@ class Loop:
                 step=counters.step,
                 data_wait_seconds=times.data_wait,
                 peer_wait_seconds=times.peer_wait,
-                peak_memory_bytes=_peak_memory_bytes(self.state.model.cos_TD.device),
+                peak_memory_bytes=_peak_memory_bytes(self.device),
                 checkpoint_seconds=self.writer.written_seconds if self.writer else None,
             )
         )

@@ -1,4 +1,4 @@
-"""AdamW over a model's parameters: torch's fused kernel, with state of our own around it.
+"""AdamW over a process' weights: torch's fused kernel, with state of our own around it.
 
 `torch.optim.AdamW` makes its moments in the first step; here they exist before it, so that they can
 be filled from a checkpoint or from a peer. And making one imports the compiler, 5 s of a worker's
@@ -14,9 +14,9 @@ import torch
 from torch.optim.adamw import adamw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from modelscaling.configuration import OptimizerConfiguration
 
@@ -26,43 +26,43 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(slots=True)
 class _Group:
-    """Parameters with one weight decay, their moments and the steps that these have seen."""
+    """Weights with one weight decay, their moments and the steps that these have seen."""
 
-    parameters: list[nn.Parameter]
+    weights: dict[str, Tensor]
     weight_decay: float
     exp_avg: list[Tensor] = field(init=False)
     exp_avg_sq: list[Tensor] = field(init=False)
     steps: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.exp_avg = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.exp_avg_sq = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        every = self.weights.values()
+        self.exp_avg = [torch.zeros_like(weight) for weight in every]
+        self.exp_avg_sq = [torch.zeros_like(weight) for weight in every]
+        self.steps = [torch.zeros((), device=weight.device) for weight in every]
 
 
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019) whose decay applies to matrices only."""
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], settings: OptimizerConfiguration
-    ) -> None:
-        """Begin with moments of 0."""
-        every = list(parameters)
+    def __init__(self, weights: Mapping[str, Tensor], settings: OptimizerConfiguration) -> None:
+        """Begin with moments of 0; the weights are changed in place."""
         self._groups = (
-            _Group([p for p in every if p.ndim > 1], settings.weight_decay),
-            _Group([p for p in every if p.ndim == 1], 0.0),
+            _Group({n: w for n, w in weights.items() if w.ndim > 1}, settings.weight_decay),
+            _Group({n: w for n, w in weights.items() if w.ndim == 1}, 0.0),
         )
         self._settings = settings
         self.learning_rate = settings.learning_rate
         """The rate of the next step."""
 
-    def step(self) -> None:
-        """Move the parameters by their gradients."""
+    def step(self, gradient: Mapping[str, Tensor]) -> None:
+        """Move the weights by their gradient."""
         for group in self._groups:
+            if not group.weights:
+                continue  # a pipeline stage may have no layers, and so no norms
             with torch.no_grad():
                 adamw(
-                    list[torch.Tensor](group.parameters),
-                    [_gradient(p) for p in group.parameters],
+                    list(group.weights.values()),
+                    [gradient[name] for name in group.weights],
                     group.exp_avg,
                     group.exp_avg_sq,
                     [],
@@ -83,23 +83,13 @@ class AdamW:
             for step in group.steps:
                 step.fill_(steps)
 
-    def moments(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the moments, named MOMENT.PARAMETER as `model` names its parameters."""
-        found = {
-            parameter: dict(zip(MOMENTS, pair, strict=True))
-            for group in self._groups
-            for parameter, *pair in zip(
-                group.parameters, group.exp_avg, group.exp_avg_sq, strict=True
-            )
-        }
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """Return each of MOMENTS by the names of the weights."""
         return {
-            f"{moment}.{name}": found[parameter][moment]
+            moment: {
+                name: tensor
+                for group in self._groups
+                for name, tensor in zip(group.weights, getattr(group, moment), strict=True)
+            }
             for moment in MOMENTS
-            for name, parameter in model.named_parameters()
         }
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        raise RuntimeError("a parameter has no gradient; every step sets all of them")
-    return parameter.grad

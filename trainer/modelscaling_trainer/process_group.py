@@ -33,6 +33,7 @@ FORM_TIMEOUT_S = 60.0
 """How long the members of a group may take to meet."""
 COLLECTIVE_TIMEOUT_S = 300.0
 """How long the slowest member may lag behind; compiling and loading are in it."""
+_SIGNS_OF_A_LOSS = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 _POLL_S = 0.02
 _CONNECT_TIMEOUT_S = 2.0
 
@@ -49,6 +50,33 @@ def communication(what: str) -> Iterator[None]:
     except RuntimeError as error:
         first_line = str(error).splitlines()[0] if str(error) else repr(error)
         raise GroupLostError(f"lost the group while {what}: {first_line}") from error
+
+
+@contextmanager
+def computing_together(what: str) -> Iterator[None]:
+    """Turn what goes wrong between processes while they compute into a GroupLostError; an error of
+    the computation itself stays what it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        cause = _peer_error(error)
+        if cause is None:
+            raise
+        raise GroupLostError(f"lost the group while {what}: {cause}") from error
+
+
+def _peer_error(error: BaseException) -> str | None:
+    """Return the first line of what a backend said of a peer, through what torch's pipelines wrap
+    around it; None for any other error.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        text = str(link)
+        if isinstance(link, dist.DistError) or any(sign in text for sign in _SIGNS_OF_A_LOSS):
+            return text.splitlines()[0]
+        link = link.__cause__ or link.__context__
+    return None
 
 
 @contextmanager

@@ -7,27 +7,32 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from modelscaling.layout import process_stages
+from modelscaling.micro_batch import micro_batch_size
 from modelscaling_trainer import checkpoint, compilation
 from modelscaling_trainer.checkpoint_writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
+from modelscaling_trainer.computation import computation
 from modelscaling_trainer.corpus import open_corpus
-from modelscaling_trainer.decoder import Decoder
 from modelscaling_trainer.device_peak import peak_flops
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.figures import ProcessFigures
-from modelscaling_trainer.gradient import Gradient
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.loop import Listeners, Loop
 from modelscaling_trainer.memory import keep_freed_memory
-from modelscaling_trainer.micro_batch import micro_batch_size
-from modelscaling_trainer.optimizer import AdamW
+from modelscaling_trainer.model_part import ModelPart
+from modelscaling_trainer.optimizer import MOMENTS, AdamW
+from modelscaling_trainer.parallel.context import positions
+from modelscaling_trainer.parallel.meshes import axis_groups
 from modelscaling_trainer.precision import compute_dtype
-from modelscaling_trainer.process_group import all_gather, process_group
+from modelscaling_trainer.process_group import all_gather, computing_together, process_group
+from modelscaling_trainer.reader import Reader
+from modelscaling_trainer.redistribution import move, transfers
 from modelscaling_trainer.request import Outcome, Request, Requests
 from modelscaling_trainer.samples import Samples
-from modelscaling_trainer.settlement import Broadcast, Holding, Initialise, Keep, settle
-from modelscaling_trainer.state import Counters, TrainingState
-from modelscaling_trainer.step import BatchPart, Stepper
+from modelscaling_trainer.settlement import Holding, Initialise, Keep, Load, Move, settle
+from modelscaling_trainer.state import MODEL, NOTHING, Counters, TrainingState
+from modelscaling_trainer.step import Stepper
 from modelscaling_trainer.throughput import Throughput
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 
     from modelscaling.configuration import RunConfiguration
     from modelscaling.protocol import Progress
+    from modelscaling_trainer.parallel.meshes import AxisGroups
 
 __all__ = ["Group", "Outcome", "ProcessFigures", "Request", "Requests", "Run"]
 
@@ -81,7 +87,9 @@ class Run:
         )
         compilation.use_cache(checkpoint_directory or scratch)
         self._compilation = Compilation(training.compile, device)
-        self._build(compute_dtype(training.precision, device))
+        self._compute_dtype = compute_dtype(training.precision, device)
+        self._peak_flops = peak_flops(device, self._compute_dtype)
+        self._state: TrainingState | None = None
         self._writer = self._make_writer()
 
     def train(
@@ -113,8 +121,8 @@ class Run:
         listeners = Listeners(
             on_progress=on_progress, on_phase=on_phase, on_figures=on_figures or _ignore
         )
-        part = self._part(group)
         on_phase("Forming")
+        samples_at_once = self._samples_at_once(group)
         with process_group(
             group,
             device=self._device,
@@ -123,23 +131,53 @@ class Run:
         ) as is_formed:
             if not is_formed:
                 return Outcome.STOPPED
+            with computing_together("connecting the axes of the mesh"):
+                groups = axis_groups(group.mesh, rank=group.rank, device=self._device)
+                state = self._place(group, groups)
             on_phase("Loading")
-            offers = self._take_state()
-            return self._loop(group, part, offers, requests, listeners).run()
+            offers = self._take_state(group, state)
+            return self._loop(group, groups, samples_at_once, offers, requests, listeners).run()
 
-    def _build(self, dtype: torch.dtype) -> None:
-        """Build the model with the first weights of the run, and measure the device."""
-        configuration = self._configuration
-        model = Decoder(configuration.model, compute_dtype=dtype).to(self._device)
-        self._state = TrainingState(model, AdamW(model.parameters(), configuration.optimizer))
-        self._state.initialise(configuration.training.seed)
-        self._stepper = Stepper(
-            configuration,
-            state=self._state,
-            gradient=Gradient(model.parameters()),
-            samples=self._samples,
+    def _samples_at_once(self, group: Group) -> int:
+        """Return how many samples this process computes at once.
+
+        Raises:
+            ConfigurationError: the global batch cannot be cut for this mesh.
+        """
+        training, parts = self._configuration.training, group.mesh.data_parallel
+        if training.global_batch_size % parts:
+            raise ConfigurationError(
+                "InvalidBatch",
+                f"training.globalBatchSize={training.global_batch_size} is not divisible by the "
+                f"{parts} parts of the mesh {group.mesh}; change either",
+            )
+        try:
+            return micro_batch_size(
+                training.global_batch_size // parts,
+                context_length=self._configuration.model.context_length,
+                mesh=group.mesh,
+                declared=training.micro_batch_size,
+            )
+        except ValueError as error:
+            raise ConfigurationError("InvalidMicroBatch", f"training.{error}") from None
+
+    def _place(self, group: Group, groups: AxisGroups) -> TrainingState:
+        """Return this process' state on the group's mesh: the one it has where its shards are the
+        same there, else a new one, which holds nothing yet.
+        """
+        held = self._state
+        if held is not None and _has_same_shards(held, group):
+            return held
+        part = ModelPart(
+            self._configuration,
+            mesh=group.mesh,
+            rank=group.rank,
+            compute_dtype=self._compute_dtype,
+            device=self._device,
         )
-        self._peak_flops = peak_flops(self._device, dtype)
+        part.spread(groups)
+        weights = {name: shard.tensor for name, shard in part.weights.items()}
+        return TrainingState(part, AdamW(weights, self._configuration.optimizer))
 
     def _make_writer(self) -> CheckpointWriter | None:
         settings = self._configuration.checkpoint
@@ -149,100 +187,165 @@ class Run:
             self._directory, keep=settings.keep, shape=self._configuration.model
         )
 
-    def _part(self, group: Group) -> BatchPart:
-        """Return which part of each global batch is this rank's."""
-        batch, ranks = self._configuration.training.global_batch_size, group.mesh.data_parallel
-        if batch % ranks:
-            raise ConfigurationError(
-                "InvalidBatch",
-                f"training.globalBatchSize={batch} is not divisible by the {ranks} processes of "
-                f"the group; change either",
-            )
-        size = batch // ranks
-        at_once = micro_batch_size(
-            size,
-            context_length=self._configuration.model.context_length,
-            declared=self._configuration.training.micro_batch_size,
-        )
-        return BatchPart(first=group.rank * size, size=size, samples_at_once=at_once)
+    def _take_state(self, group: Group, state: TrainingState) -> list[dict[str, Any]]:
+        """Bring all ranks to the newest state that they have; return what each offered.
 
-    def _take_state(self) -> list[dict[str, Any]]:
-        """Bring all ranks to the newest state that any of them has; return what each offered."""
+        What this process held before is let go when the new state is there, not earlier: the group
+        may be lost in between.
+        """
         damaged: set[int] = set()
         while True:
             offers = all_gather(self._offer(damaged))
             _check_same(offers)
-            decision = settle([Holding(**offer["holding"]) for offer in offers])
+            decision = settle([_holding(offer) for offer in offers], group.mesh)
             _log.info("state of the group: %s", decision)
             match decision:
                 case Keep():
                     pass
-                case Broadcast(source=source):
-                    counters = Counters(**offers[source]["counters"])
-                    self._state.broadcast(counters, source=source)
+                case Move():
+                    self._move(group, state, decision, offers)
                 case Initialise():
-                    self._state.initialise(self._configuration.training.seed)
-                case _ if not self._load(decision.step):
-                    damaged.add(decision.step)
-                    continue
-            self._state.start_clock(offers[0]["now"])
+                    state.initialise(self._configuration.training.seed)
+                case Load(step=step):
+                    if not self._load(state, step):
+                        damaged.add(step)
+                        continue
+            self._state = state
+            state.sit_at(group.mesh, group.rank)
+            state.start_clock(offers[0]["now"])
             return offers
+
+    def _move(
+        self, group: Group, state: TrainingState, decision: Move, offers: list[dict[str, Any]]
+    ) -> None:
+        """Fill `state` from the memories of the ranks that hold it."""
+        source = next(iter(decision.holders))
+        counters = Counters(**offers[source]["counters"])
+        old = None
+        if self._state is not None and group.rank in decision.holders:
+            old = self._state.shards()
+        plan = transfers(
+            self._configuration.model,
+            before=decision.mesh,
+            holders=decision.holders,
+            after=group.mesh,
+        )
+        with state.changing(counters):
+            move(plan, rank=group.rank, old=old, new=state.shards(), kinds=(MODEL, *MOMENTS))
+            state.optimizer.set_steps(counters.step)
 
     def _offer(self, damaged: set[int]) -> dict[str, Any]:
         """Return what this rank is and has, for the others."""
         newest = self._directory and checkpoint.find_newest(self._directory, except_steps=damaged)
-        counters = self._state.counters if self._state.step >= 0 else None
-        holding = Holding(
-            memory_step=self._state.step,
-            memory_digest=counters.sample_digest if counters else None,
-            checkpoint_step=checkpoint.step_of(newest or None),
-        )
+        held = self._state
+        counters = held.counters if held is not None and held.step >= 0 else None
         return {
             "configuration": self._configuration.model_dump(mode="json"),
             "last_step": self._last_step,
             "corpus": self._corpus.fingerprint,
-            "holding": asdict(holding),
+            "memory_step": NOTHING if held is None else held.step,
             "counters": counters and asdict(counters),
+            "mesh": None if held is None else held.mesh,
+            "rank": 0 if held is None else held.rank,
+            "checkpoint_step": checkpoint.step_of(newest or None),
             "peak_flops": self._peak_flops,
             "now": time.time(),
         }
 
-    def _load(self, step: int) -> bool:
+    def _load(self, state: TrainingState, step: int) -> bool:
         """Load a checkpoint on all ranks; return whether all could."""
         found = self._directory and checkpoint.find(self._directory, step)
         if found:
             checkpoint.check_shape(found, self._configuration.model)
-        is_loaded = bool(found and self._state.load(found.load, found.counters))
+        is_loaded = bool(found and state.load(found.load, found.counters))
         return all(answer["is_loaded"] for answer in all_gather({"is_loaded": is_loaded}))
 
     def _loop(
         self,
         group: Group,
-        part: BatchPart,
+        groups: AxisGroups,
+        samples_at_once: int,
         offers: list[dict[str, Any]],
         requests: Requests,
         listeners: Listeners,
     ) -> Loop:
-        configuration = self._configuration
+        configuration, state = self._configuration, self._state
+        assert state is not None
+        gradient = state.part.gradient
+        gradient.join(groups.replicate)
+        computing = computation(
+            state.part,
+            gradient,
+            groups,
+            batch_size=configuration.training.global_batch_size // group.mesh.data_parallel,
+            samples_at_once=samples_at_once,
+            loss_scale=1.0 / configuration.tokens_per_step,
+        )
+        reader = Reader(
+            self._samples,
+            device=self._device,
+            positions=_positions(group, configuration.model.context_length),
+        )
+        is_tied = configuration.model.tied_embeddings
         return Loop(
             configuration=configuration,
             group=group,
-            part=part,
-            state=self._state,
+            state=state,
             samples=self._samples,
-            stepper=self._stepper,
+            reader=reader,
+            device=self._device,
+            computation=computing,
+            stepper=Stepper(
+                configuration,
+                group=group,
+                state=state,
+                gradient=gradient,
+                computation=computing,
+                reader=reader,
+                tied_ends=groups.ends if is_tied else None,
+            ),
             compilation=self._compilation,
             writer=self._writer,
             requests=requests,
             listeners=listeners,
             last_step=self._last_step,
-            checkpoint_step=max(offer["holding"]["checkpoint_step"] for offer in offers),
+            checkpoint_step=max(offer["checkpoint_step"] for offer in offers),
             throughput=Throughput(
                 tokens_per_step=configuration.tokens_per_step,
                 flops_per_token=configuration.model.flops_per_token(),
                 peak_flops=sum(offer["peak_flops"] for offer in offers),
             ),
         )
+
+
+def _has_same_shards(held: TrainingState, group: Group) -> bool:
+    """Whether a state's shards are those of this place in the group, in modules that know no
+    process group.
+    """
+    if held.mesh.is_sharded or group.mesh.is_sharded:
+        return False
+    before = process_stages(held.mesh, held.rank)
+    return held.mesh.stages == group.mesh.stages and before == process_stages(
+        group.mesh, group.rank
+    )
+
+
+def _positions(group: Group, context_length: int) -> torch.Tensor | None:
+    """Return which tokens of each sample are computed here; None is all."""
+    mesh = group.mesh
+    if mesh.context == 1:
+        return None
+    return positions(context_length, mesh.context, mesh.coordinates(group.rank)["context"])
+
+
+def _holding(offer: dict[str, Any]) -> Holding:
+    return Holding(
+        memory_step=offer["memory_step"],
+        memory_digest=offer["counters"] and offer["counters"]["sample_digest"],
+        mesh=offer["mesh"] if offer["counters"] else None,
+        rank=offer["rank"],
+        checkpoint_step=offer["checkpoint_step"],
+    )
 
 
 def _ignore(_: ProcessFigures) -> None:

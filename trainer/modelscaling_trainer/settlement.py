@@ -6,8 +6,14 @@ The highest step wins. At the same step memory wins over disk: it is as new and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelscaling_trainer.state import NOTHING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from modelscaling.mesh import Mesh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,20 +23,26 @@ class Holding:
     memory_step: int = NOTHING
     memory_digest: str | None = None
     """The sample digest of the state in memory."""
+    mesh: Mesh | None = None
+    """What the state in memory is laid out on; None where there is none."""
+    rank: int = 0
+    """The rank that it is laid out for."""
     checkpoint_step: int = NOTHING
     """The newest checkpoint that it sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """All ranks hold the same state already."""
+    """All ranks hold their shards of the same state already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broadcast:
-    """One rank's memory goes to all."""
+class Move:
+    """Some ranks' memories hold the whole state, laid out on another mesh or for other ranks."""
 
-    source: int
+    mesh: Mesh
+    holders: Mapping[int, int]
+    """The ranks that hold it, with the rank that each had on `mesh`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +57,32 @@ class Initialise:
     """Nobody has anything: the run begins."""
 
 
-def settle(holdings: list[Holding]) -> Keep | Broadcast | Load | Initialise:
-    """Return where the state comes from; the same on every rank."""
+def settle(holdings: list[Holding], mesh: Mesh) -> Keep | Move | Load | Initialise:
+    """Return where the state of a group on `mesh` comes from; the same on every rank."""
     memory_step = max(holding.memory_step for holding in holdings)
     checkpoint_step = max(holding.checkpoint_step for holding in holdings)
-    if checkpoint_step > memory_step:
-        return Load(step=checkpoint_step)
-    if memory_step == NOTHING:
-        return Initialise()
-    held = {(holding.memory_step, holding.memory_digest) for holding in holdings}
-    if len(held) == 1:
-        return Keep()
-    source = next(
-        rank for rank, holding in enumerate(holdings) if holding.memory_step == memory_step
-    )
-    return Broadcast(source=source)
+    if memory_step >= max(checkpoint_step, 0) and (move := _whole(holdings, memory_step)):
+        own_places = {rank: rank for rank in range(mesh.size)}
+        return Keep() if move.mesh == mesh and move.holders == own_places else move
+    return Initialise() if checkpoint_step == NOTHING else Load(step=checkpoint_step)
+
+
+def _whole(holdings: list[Holding], step: int) -> Move | None:
+    """Return who holds the whole state of a step, or None where parts of it are lost."""
+    states: dict[tuple[str | None, Mesh], dict[int, int]] = {}
+    for rank, holding in enumerate(holdings):
+        if holding.memory_step == step and holding.mesh is not None:
+            states.setdefault((holding.memory_digest, holding.mesh), {})[rank] = holding.rank
+    for (_, mesh), holders in states.items():
+        if _covers(mesh, holders.values()):
+            return Move(mesh=mesh, holders=holders)
+    return None
+
+
+def _covers(mesh: Mesh, ranks: Collection[int]) -> bool:
+    """Whether these ranks hold every shard: of each a copy is enough."""
+    places = {
+        tuple(at for axis, at in mesh.coordinates(rank).items() if axis != "dataReplicate")
+        for rank in ranks
+    }
+    return len(places) == mesh.size // mesh.dataReplicate

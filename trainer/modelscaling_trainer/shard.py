@@ -18,3 +18,9 @@ class Shard:
     tensor: Tensor
     """Of the size of `piece.region`; writing into it changes the state."""
     piece: Piece
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that is in this process; both share their memory."""
+    # A DTensor has the method, and its class takes seconds to import.
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
 from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.initial_weights import set_initial_weights
-from modelscaling_trainer.process_group import communication
 from modelscaling_trainer.sample_digest import EMPTY_DIGEST
+from modelscaling_trainer.shard import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from torch import Tensor
-
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling.mesh import Mesh
+    from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.optimizer import AdamW
 
 _log = logging.getLogger(__name__)
 
+MODEL = "model"
+"""What the weights' names begin with, in checkpoints too."""
 NOTHING = -1
 """The step of a process that holds no state."""
 
@@ -44,12 +44,14 @@ class Counters:
 
 
 class TrainingState:
-    """The tensors of a run in this process, and the counters that belong to them."""
+    """The shards of a run's tensors in this process, and the counters that belong to them."""
 
-    def __init__(self, model: Decoder, optimizer: AdamW) -> None:
+    def __init__(self, part: ModelPart, optimizer: AdamW) -> None:
         """Hold nothing yet: weights and moments are filled by one of the methods."""
-        self.model = model
+        self.part = part
         self.optimizer = optimizer
+        self.mesh: Mesh = part.mesh
+        self.rank: int = part.rank
         self._counters: Counters | None = None
 
     @property
@@ -64,10 +66,21 @@ class TrainingState:
         """The last complete step, or NOTHING."""
         return NOTHING if self._counters is None else self._counters.step
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of the state by a name that knows no mesh."""
-        weights = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        return weights | self.optimizer.moments(self.model)
+    def shards(self) -> dict[str, Shard]:
+        """Return every tensor's shard, named `model.WEIGHT` or `MOMENT.WEIGHT`: names that know no
+        mesh.
+        """
+        weights = self.part.weights
+        moments = {
+            f"{moment}.{name}": Shard(tensor, weights[name].piece)
+            for moment, tensors in self.optimizer.moments().items()
+            for name, tensor in tensors.items()
+        }
+        return {f"{MODEL}.{name}": shard for name, shard in weights.items()} | moments
+
+    def sit_at(self, mesh: Mesh, rank: int) -> None:
+        """Take another place on another mesh, which has the same shards."""
+        self.mesh, self.rank = mesh, rank
 
     @contextmanager
     def changing(self, counters: Counters) -> Iterator[None]:
@@ -89,16 +102,17 @@ class TrainingState:
     def initialise(self, seed: int) -> None:
         """Fill with the first weights of a run."""
         with self.changing(Counters()), torch.no_grad():
-            set_initial_weights(self.model, seed=seed, layers=self.model.shape.layers)
-            for moment in self.optimizer.moments(self.model).values():
-                moment.zero_()
+            set_initial_weights(self.part.weights, seed=seed, layers=self.part.shape.layers)
+            for moment in self.optimizer.moments().values():
+                for tensor in moment.values():
+                    tensor.zero_()
             self.optimizer.set_steps(0)
 
-    def load(self, fill: Callable[[dict[str, Tensor]], None], counters: Counters) -> bool:
+    def load(self, fill: Callable[[Mapping[str, Shard]], None], counters: Counters) -> bool:
         """Fill from a checkpoint; return False, and hold nothing, where its files are damaged."""
         self._counters = None
         try:
-            fill(self.tensors())
+            fill(self.shards())
         except CheckpointError as error:
             _log.warning("skipping it: %s", error.message)
             return False
@@ -106,23 +120,8 @@ class TrainingState:
         self._counters = counters
         return True
 
-    def broadcast(self, counters: Counters, *, source: int) -> None:
-        """Fill from the rank that holds the state of `counters`.
-
-        Raises:
-            GroupLostError: a peer is gone.
-        """
-        with self.changing(counters), communication("moving the state"):
-            works = [
-                dist.broadcast(tensor, src=source, async_op=True)
-                for tensor in self.tensors().values()
-            ]
-            for work in works:
-                assert work is not None
-                work.wait()
-            self.optimizer.set_steps(counters.step)
-
     def is_finite(self) -> bool:
         """Whether every number of the state is finite."""
-        norms = torch._foreach_norm(list(self.tensors().values()))  # noqa: SLF001
+        tensors = [shard.tensor for shard in self.shards().values()]
+        norms = torch._foreach_norm(tensors)  # noqa: SLF001
         return bool(torch.stack(norms).isfinite().all())

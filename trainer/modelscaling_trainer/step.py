@@ -11,32 +11,29 @@ import numpy as np
 
 from modelscaling_trainer.agreement import StepReport, agree
 from modelscaling_trainer.errors import DivergedError
+from modelscaling_trainer.gradient_norm import clip, share_of_square
 from modelscaling_trainer.noise_scale import NoiseScale
+from modelscaling_trainer.parallel.tied_table import sum_over_ends
+from modelscaling_trainer.process_group import computing_together
 from modelscaling_trainer.sample_digest import batch_sum, chain
 from modelscaling_trainer.sample_order import global_batch
 from modelscaling_trainer.schedule import learning_rate
 from modelscaling_trainer.state import Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     import torch
+    import torch.distributed as dist
     from numpy.typing import NDArray
 
     from modelscaling.configuration import RunConfiguration
-    from modelscaling_trainer.gradient import Gradient
+    from modelscaling_trainer.computation import Computation
+    from modelscaling_trainer.gradient_store import GradientStore
+    from modelscaling_trainer.group import Group
+    from modelscaling_trainer.reader import Reader
     from modelscaling_trainer.request import Request
-    from modelscaling_trainer.samples import Samples
     from modelscaling_trainer.state import TrainingState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPart:
-    """Which part of each global batch a rank computes, and how much of it at once."""
-
-    first: int
-    size: int
-    samples_at_once: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,28 +46,32 @@ class StepTimes:
 
 
 class Stepper:
-    """Takes steps; the same code for one rank and for many."""
+    """Takes steps in one group; the same code on every mesh."""
 
     def __init__(
         self,
         configuration: RunConfiguration,
         *,
+        group: Group,
         state: TrainingState,
-        gradient: Gradient,
-        samples: Samples,
+        gradient: GradientStore,
+        computation: Computation,
+        reader: Reader,
+        tied_ends: dist.ProcessGroup | None,
     ) -> None:
+        """`tied_ends` are the processes whose tied tables are copies, where a pipeline has two."""
         self._configuration = configuration
+        self._group = group
         self._state = state
         self._gradient = gradient
-        self._samples = samples
+        self._computation = computation
+        self._reader = reader
+        self._tied_ends = tied_ends
         self.times = StepTimes()
         """Of the last step."""
         self.noise_scale = NoiseScale()
-        """Over the steps of the present group."""
 
-    def take(
-        self, part: BatchPart, *, requests: Collection[Request], checkpoint_step: int
-    ) -> StepReport:
+    def take(self, *, requests: Collection[Request], checkpoint_step: int) -> StepReport:
         """Take one step, and return what all ranks agreed on in it.
 
         Raises:
@@ -80,90 +81,82 @@ class Stepper:
         started = time.perf_counter()
         before = self._state.counters
         previous, self.times = self.times, StepTimes()
-        positions, numbers = self._part_of_batch(part, before.step)
-        loss_sum = self._accumulate(numbers, part.samples_at_once)
+        positions, numbers = self._part_of_batch(before.step)
+        self._gradient.clear()
+        with computing_together(f"computing step {before.step + 1}"):
+            loss_sum = self._computation.forward_backward(numbers, self._reader.training)
         waiting_since = time.perf_counter()
-        self._gradient.finish_exchange()
+        self._gradient.finish()
+        gradient = self._gradient.tensors()
+        if self._tied_ends is not None:
+            sum_over_ends(gradient, self._tied_ends)
+        self.times.peer_wait = time.perf_counter() - waiting_since
+        square = share_of_square(gradient, self._state.part.weights)
+        waiting_since = time.perf_counter()
+        counts_samples = self._group.counts_samples
         report = StepReport(
-            loss_sum=loss_sum,
-            tokens=numbers.size * self._configuration.model.context_length,
-            batch_sum=batch_sum(before.step, positions, numbers),
+            loss_sum=loss_sum if self._group.counts_loss else 0.0,
+            tokens=numbers.size * self._configuration.model.context_length * counts_samples,
+            batch_sum=batch_sum(before.step, positions, numbers) * counts_samples,
             requests=requests,
-            own_square=self._gradient.own_square,
+            gradient_square=square,
+            own_square=self._gradient.own_square or 0.0,
             step_seconds=previous.total,
             wait_seconds=previous.peer_wait,
             checkpoint_step=checkpoint_step,
         )
         agreed = agree(report)
-        self.times.peer_wait = time.perf_counter() - waiting_since
-        norm = self._update(before, agreed)
-        self._observe_noise(part, agreed, norm)
+        self.times.peer_wait += time.perf_counter() - waiting_since
+        self.times.data_wait = self._reader.take_seconds()
+        self._update(before, agreed, gradient)
+        self._observe_noise(agreed)
         self.times.total = time.perf_counter() - started
         self._state.add_useful_seconds(self.times.total)
         return agreed
 
-    def _part_of_batch(
-        self, part: BatchPart, step: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _part_of_batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return this rank's positions in the global batch, and the samples there."""
         training = self._configuration.training
         batch = global_batch(
             seed=training.seed,
             step=step,
             batch_size=training.global_batch_size,
-            samples=self._samples.training_count,
+            samples=self._reader.training_count,
         )
-        positions = np.arange(part.first, part.first + part.size, dtype=np.int64)
+        size = training.global_batch_size // self._group.mesh.data_parallel
+        first = self._group.data_rank * size
+        positions = np.arange(first, first + size, dtype=np.int64)
         return positions, batch[positions]
 
-    def _accumulate(self, numbers: NDArray[np.int64], samples_at_once: int) -> float:
-        """Add up the gradient of this rank's samples; return the sum of their loss."""
-        model = self._state.model
-        scale = 1.0 / self._configuration.tokens_per_step
-        losses: list[torch.Tensor] = []
-        self._gradient.clear()
-        for start in range(0, numbers.size, samples_at_once):
-            inputs, targets = self._read(numbers[start : start + samples_at_once])
-            loss_sum = model.loss_sum(inputs, targets)
-            if start + samples_at_once >= numbers.size:
-                self._gradient.exchange_in_next_backward()
-            (loss_sum * scale).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss_sum.detach())
-        return sum(loss.item() for loss in losses)
-
-    def _read(self, numbers: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        started = time.perf_counter()
-        inputs, targets = self._samples.training(numbers)
-        device = self._state.model.cos_TD.device
-        moved = inputs.to(device), targets.to(device)
-        self.times.data_wait += time.perf_counter() - started
-        return moved
-
-    def _observe_noise(self, part: BatchPart, agreed: StepReport, norm: float) -> None:
+    def _observe_noise(self, agreed: StepReport) -> None:
+        mesh = self._group.mesh
+        if mesh.dataReplicate < mesh.size:
+            return  # no process ever has its own gradient whole
         batch = self._configuration.training.global_batch_size
-        ranks = batch // part.size
-        # A rank's gradient is scaled by the global batch; its part's own mean is `ranks` times it.
+        # A rank's gradient is scaled by the global batch; its part's own mean is `size` times it.
         self.noise_scale.observe(
-            small_square=ranks * agreed.own_square,
-            small_batch=part.size,
-            large_square=norm**2,
+            small_square=mesh.size * agreed.own_square,
+            small_batch=batch // mesh.size,
+            large_square=agreed.gradient_square,
             large_batch=batch,
         )
 
-    def _update(self, before: Counters, agreed: StepReport) -> float:
-        """Take the step; return the norm that the gradient had."""
+    def _update(
+        self, before: Counters, agreed: StepReport, gradient: Mapping[str, torch.Tensor]
+    ) -> None:
         settings = self._configuration.optimizer
         if not agreed.is_finite:
             raise DivergedError(
                 f"the loss of step {before.step + 1} is {agreed.loss_sum}; lower "
                 f"training.learningRate={settings.learning_rate:g}, or lengthen the warm-up"
             )
-        norm = self._gradient.clip(settings.gradient_clip_norm)
-        if not isfinite(norm):
+        if not isfinite(agreed.gradient_square):
             raise DivergedError(
-                f"the gradient's norm of step {before.step + 1} is {norm}; lower "
+                f"the gradient's squared norm of step {before.step + 1} is "
+                f"{agreed.gradient_square}; lower "
                 f"training.learningRate={settings.learning_rate:g}, or lengthen the warm-up"
             )
+        clip(gradient, norm=agreed.gradient_norm, largest_norm=settings.gradient_clip_norm)
         rate = learning_rate(
             settings, step=before.step, total_steps=self._configuration.training.total_steps
         )
@@ -176,5 +169,4 @@ class Stepper:
             started_at=before.started_at,
         )
         with self._state.changing(after):
-            self._state.optimizer.step()
-        return norm
+            self._state.optimizer.step(gradient)

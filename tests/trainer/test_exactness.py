@@ -1,0 +1,83 @@
+"""Every mesh trains as one process does: the same losses, gradient norms and samples.
+
+Over 50 steps in float32 at a learning rate of 3e-4: a larger one amplifies rounding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.mesh import Mesh
+from tests.trainer.runs import make_run, write_text
+from tests.trainer.workers import Result, results, start, train_together
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelscaling.configuration import RunConfiguration
+
+pytestmark = pytest.mark.process
+
+AGREEMENT = 1e-4
+"""How far losses may lie apart, nats."""
+
+MESHES = [
+    pytest.param(Mesh(dataReplicate=4), id="dp4"),
+    pytest.param(Mesh(dataShard=4), id="fsdp4"),
+    pytest.param(Mesh(dataReplicate=2, dataShard=2), id="hsdp2x2"),
+    pytest.param(Mesh(tensor=2), id="tp2"),
+    pytest.param(Mesh(tensor=4), id="tp4 with 2 key and value heads"),
+    pytest.param(Mesh(pipeline=2), id="pp2"),
+    pytest.param(Mesh(pipeline=4), id="pp4"),
+    pytest.param(Mesh(pipeline=2, stagesPerProcess=2), id="pp2 interleaved"),
+    pytest.param(Mesh(context=2), id="cp2"),
+    pytest.param(Mesh(tensor=2, pipeline=2), id="tp2 x pp2"),
+    pytest.param(Mesh(dataShard=2, tensor=2), id="fsdp2 x tp2"),
+    pytest.param(Mesh(dataShard=2, pipeline=2), id="fsdp2 x pp2"),
+    pytest.param(Mesh(dataReplicate=2, context=2), id="dp2 x cp2"),
+    pytest.param(Mesh(dataShard=2, tensor=2, pipeline=2), id="fsdp2 x tp2 x pp2"),
+    pytest.param(Mesh(dataShard=3), id="fsdp3 with dimensions that do not divide by 3"),
+]
+
+
+def _run(text: Path, **changes: Any) -> RunConfiguration:
+    return make_run(text, model__layers=4, training__validate_every_steps=25, **changes)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("data"))
+
+
+def _train(run: RunConfiguration, mesh: Mesh, scratch: Path) -> list[Result]:
+    workers = start(mesh.size, run, scratch=scratch)
+    try:
+        train_together(workers, mesh=mesh)
+        return results(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.fixture(scope="module")
+def alone(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    [result] = _train(_run(text), Mesh(), tmp_path_factory.mktemp("scratch"))
+    return result
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_trains_as_one_process_does(
+    mesh: Mesh, alone: Result, text: Path, tmp_path: Path
+) -> None:
+    together = _train(_run(text), mesh, tmp_path)
+
+    assert [result.message for result in together] == [""] * mesh.size
+    for result in together:
+        assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
+        assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-3)
+        assert alone.validation_losses[24:] == pytest.approx(
+            result.validation_losses[24:], abs=AGREEMENT
+        )
+        assert alone.digests == result.digests

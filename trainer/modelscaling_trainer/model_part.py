@@ -1,0 +1,92 @@
+"""This process' part of the model on a mesh: its pipeline stages, their weights, and which part of
+which whole weight each is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from modelscaling.layout import layout, process_stages
+from modelscaling_trainer.decoder import Decoder
+from modelscaling_trainer.gradient import Gradient
+from modelscaling_trainer.recompute import recompute
+from modelscaling_trainer.shard import Shard, local
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling.mesh import Mesh
+    from modelscaling_trainer.gradient_store import GradientStore
+    from modelscaling_trainer.parallel.meshes import AxisGroups
+
+
+class ModelPart:
+    """Stages that hold memory for their weights, which are not set yet."""
+
+    def __init__(
+        self,
+        configuration: RunConfiguration,
+        *,
+        mesh: Mesh,
+        rank: int,
+        compute_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Lay the stages of `rank` out, without memory."""
+        self.shape = configuration.model
+        self.mesh = mesh
+        self.rank = rank
+        with torch.device("meta"):
+            self.stages = [
+                Decoder(
+                    configuration.model,
+                    compute_dtype=compute_dtype,
+                    stage=stage,
+                    stages=mesh.stages,
+                    recompute=recompute(configuration.training.activation_checkpointing),
+                )
+                for stage in process_stages(mesh, rank)
+            ]
+        self._device = device
+
+    def spread(self, groups: AxisGroups) -> None:
+        """Cut the stages over the mesh, and give what is left of them memory."""
+        if self.mesh.tensor > 1:
+            from modelscaling_trainer.parallel.tensor import cut_products  # noqa: PLC0415
+
+            for stage in self.stages:
+                cut_products(stage, groups.tensor)
+        if self.mesh.is_sharded:
+            from modelscaling_trainer.parallel.sharding import shard_weights  # noqa: PLC0415
+
+            for stage in self.stages:
+                shard_weights(stage, groups.shards, keeps_gathered=self.mesh.pipeline > 1)
+        for stage in self.stages:
+            stage.to_empty(device=self._device)
+            stage.set_rotary_tables()
+        if self.mesh.context > 1:
+            from modelscaling_trainer.parallel.context import cut_context  # noqa: PLC0415
+
+            for stage in self.stages:
+                cut_context(stage, groups.context)
+        pieces = layout(self.shape, self.mesh, self.rank)
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for stage in self.stages for name, parameter in stage.weights().items()
+        }
+        self.weights = {
+            name: Shard(local(parameter.detach()), pieces[name])
+            for name, parameter in self.parameters.items()
+        }
+        self.gradient: GradientStore = self._make_gradient()
+
+    def _make_gradient(self) -> GradientStore:
+        if not self.mesh.is_sharded:
+            return Gradient(self.parameters)
+        from modelscaling_trainer.parallel.sharded_gradient import (  # noqa: PLC0415
+            ShardedGradient,
+        )
+
+        return ShardedGradient(self.stages, self.parameters)
