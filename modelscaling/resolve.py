@@ -6,12 +6,15 @@ or exact arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.data import BuiltInTokenizer
+from modelscaling.api.modelscaling import TRAINER_CONTAINER
+from modelscaling.api.parallelism import ParallelismStrategy
 from modelscaling.api.training import ScheduleShape
 from modelscaling.api.validation import InvalidSpecError, Problem
+from modelscaling.byte_size import parse_byte_size
 from modelscaling.configuration import (
     CheckpointConfiguration,
     DataConfiguration,
@@ -20,24 +23,20 @@ from modelscaling.configuration import (
     TrainingConfiguration,
 )
 from modelscaling.mesh import Mesh
+from modelscaling.plan import Workload, check_mesh, choose_mesh
+from modelscaling.pod_resources import trainer_resources
 from modelscaling.preset import PRESETS
 from modelscaling.quantity import parse_quantity
-from modelscaling.shape import ModelShape, divisors
+from modelscaling.shape import ModelShape
 
 if TYPE_CHECKING:
     from modelscaling.api.model import ModelSpec
     from modelscaling.api.modelscaling import ModelScalingSpec
+    from modelscaling.api.parallelism import ParallelismSpec
     from modelscaling.api.training import TrainingSpec
+    from modelscaling.plan import Plan
 
 BYTE_VOCABULARY = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The mesh that a run is given, and why."""
-
-    mesh: Mesh
-    reason: str
 
 
 def resolve_shape(model: ModelSpec, *, default_vocabulary: int | None) -> ModelShape:
@@ -172,48 +171,54 @@ def _optimizer(training: TrainingSpec, total_steps: int) -> OptimizerConfigurati
 
 
 def resolve_plan(spec: ModelScalingSpec) -> Plan:
-    """Return the mesh for replicas × processesPerReplica processes.
+    """Return the mesh for replicas × processesPerReplica processes, with its reason.
 
     Raises:
-        InvalidSpecError: the global batch cannot be cut evenly.
+        InvalidSpecError: the declared mesh, or with Auto every mesh, is illegal or does not fit.
     """
-    processes = spec.replicas * spec.processes_per_replica
-    mesh = Mesh(dataReplicate=max(processes, 1))
-    batch = spec.training.global_batch_size
-    if batch % mesh.data_parallel:
-        nearest = _nearest(mesh.data_parallel, divisors(batch))
-        raise InvalidSpecError(
-            [
-                Problem(
-                    field="spec.training.globalBatchSize",
-                    message=(
-                        f"{batch} is not divisible by the data-parallel size {mesh.data_parallel} "
-                        f"(replicas={spec.replicas} × processesPerReplica="
-                        f"{spec.processes_per_replica}); change replicas × processesPerReplica to "
-                        f"{nearest}, or globalBatchSize to a multiple of {mesh.data_parallel}"
-                    ),
-                )
-            ]
-        )
-    micro = spec.training.micro_batch_size
-    if micro is not None and (batch // mesh.data_parallel) % micro:
-        raise InvalidSpecError(
-            [
-                Problem(
-                    field="spec.training.microBatchSize",
-                    message=(
-                        f"{micro} does not divide a process' part of the global batch, "
-                        f"{batch // mesh.data_parallel} samples; set it to one of "
-                        f"{divisors(batch // mesh.data_parallel)}, or leave it out"
-                    ),
-                )
-            ]
-        )
-    return Plan(mesh=mesh, reason=f"data parallel over {mesh.size} processes")
+    workload = _workload(spec)
+    if spec.parallelism.strategy is ParallelismStrategy.AUTO:
+        return choose_mesh(workload)
+    return check_mesh(workload, _declared_mesh(spec.parallelism, workload.processes))
 
 
-def _nearest(size: int, legal: list[int]) -> str:
-    """Return the legal sizes on either side of `size`, for a message."""
-    below = [n for n in legal if n < size][-1:]
-    above = [n for n in legal if n > size][:1]
-    return " or ".join(str(n) for n in below + above)
+def _declared_mesh(axes: ParallelismSpec, processes: int) -> Mesh:
+    """Return the mesh of the axes that are given; one data axis takes what is left."""
+    replicate, shard = axes.data_replicate, axes.data_shard
+    left = processes // (axes.pipeline * axes.context * axes.tensor)
+    if replicate is None:
+        replicate = max(left // (shard or 1), 1)
+    elif shard is None:
+        shard = max(left // replicate, 1)
+    return Mesh(
+        pipeline=axes.pipeline,
+        dataReplicate=replicate,
+        dataShard=shard or 1,
+        context=axes.context,
+        tensor=axes.tensor,
+        stagesPerProcess=axes.stages_per_process,
+    )
+
+
+def _workload(spec: ModelScalingSpec) -> Workload:
+    configuration = resolve_configuration(spec)
+    axes, training = spec.parallelism, configuration.training
+    resources = trainer_resources(spec.template)
+    device_memory = parse_byte_size(axes.device_memory) if axes.device_memory else None
+    field = "spec.parallelism.deviceMemory"
+    if device_memory is None and resources.memory is not None and not resources.has_device:
+        device_memory = resources.memory // spec.processes_per_replica
+        field = f"spec.template (container {TRAINER_CONTAINER}, resources.limits.memory)"
+    return Workload(
+        shape=configuration.model,
+        global_batch_size=training.global_batch_size,
+        micro_batch_size=training.micro_batch_size,
+        precision=training.precision,
+        activation_checkpointing=training.activation_checkpointing,
+        replicas=spec.replicas,
+        processes_per_replica=spec.processes_per_replica,
+        tensor_placement=axes.tensor_placement,
+        computes_on_cpu=not resources.has_device,
+        device_memory=device_memory,
+        device_memory_field=field,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isqrt
 
 
 class FlopsConvention(StrEnum):
@@ -82,4 +83,6 @@ class ModelShape:
 
 def divisors(number: int) -> list[int]:
     """Return the divisors of a positive integer in ascending order."""
-    return [n for n in range(1, number + 1) if number % n == 0]
+    small = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    large = [number // n for n in reversed(small)]
+    return small + large[small[-1] == large[0] :]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.api.validation import InvalidSpecError, parse_spec
@@ -104,12 +104,129 @@ def test_a_batch_that_cannot_be_cut_names_the_nearest_sizes() -> None:
 
 
 def test_a_micro_batch_larger_than_a_part_names_the_divisors() -> None:
-    spec = parse_spec(make_spec(replicas=4, training__microBatchSize=4))
+    spec = parse_spec(
+        make_spec(replicas=4, training__microBatchSize=4, parallelism__strategy="Custom")
+    )
 
     with pytest.raises(InvalidSpecError, match=r"4 does not divide .* 2 samples; .*\[1, 2\]"):
         resolve_plan(spec)
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "mesh"),
+    [
+        ({}, Mesh(dataReplicate=8)),
+        ({"dataReplicate": 2}, Mesh(dataReplicate=2, dataShard=4)),
+        ({"dataShard": 8}, Mesh(dataShard=8)),
+        ({"dataShard": 2}, Mesh(dataReplicate=4, dataShard=2)),
+        ({"dataReplicate": 1}, Mesh(dataShard=8)),
+        ({"tensor": 2, "pipeline": 2}, Mesh(pipeline=2, dataReplicate=2, tensor=2)),
+        ({"context": 2, "dataReplicate": 4, "dataShard": 1}, Mesh(dataReplicate=4, context=2)),
+        (
+            {"pipeline": 2, "stagesPerProcess": 2, "dataReplicate": 1},
+            Mesh(pipeline=2, stagesPerProcess=2, dataShard=4),
+        ),
+    ],
+    ids=[
+        "copies take all where nothing is given",
+        "shards take what copies leave",
+        "shards of all",
+        "copies take what shards leave",
+        "one copy is sharded over all",
+        "copies take what the model axes leave",
+        "both data axes as given",
+        "interleaved stages take no processes",
+    ],
+)
+def test_a_declared_mesh_leaves_the_rest_to_a_data_axis(
+    parallelism: dict[str, int], mesh: Mesh
+) -> None:
+    spec = make_spec(
+        replicas=2,
+        processesPerReplica=4,
+        model__layers=4,
+        training__globalBatchSize=32,
+        parallelism={"strategy": "Custom", **parallelism},
+    )
+
+    plan = resolve_plan(parse_spec(spec))
+
+    assert (plan.mesh, plan.rejected) == (mesh, ())
+    assert plan.reason.startswith("declared; a process needs about ")
+
+
+def test_a_declared_mesh_that_breaks_rules_is_refused_with_all_of_them() -> None:
+    spec = make_spec(
+        processesPerReplica=12, parallelism={"strategy": "Custom", "tensor": 3, "pipeline": 4}
+    )
+
+    with pytest.raises(InvalidSpecError) as caught:
+        resolve_plan(parse_spec(spec))
+
+    assert [problem.field for problem in caught.value.problems] == [
+        *["spec.parallelism.tensor"] * 5,
+        "spec.parallelism.pipeline",
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["Auto", "Custom"])
+def test_a_paused_run_has_no_memory_to_plan(strategy: str) -> None:
+    plan = resolve_plan(parse_spec(make_spec(replicas=0, parallelism={"strategy": strategy})))
+
+    assert (plan.mesh, plan.memory) == (Mesh(), None)
+    assert plan.reason == "replicas is 0: nothing is laid out"
+
+
+_LIMITED = {
+    "spec": {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "8Mi"}}}]}
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "limit"),
+    [
+        (
+            {"template": _LIMITED},
+            "spec.template (container trainer, resources.limits.memory)",
+            "4Mi",
+        ),
+        ({"parallelism": {"deviceMemory": "2Mi"}}, "spec.parallelism.deviceMemory", "2Mi"),
+        (
+            {"template": _LIMITED, "parallelism": {"deviceMemory": "2Mi"}},
+            "spec.parallelism.deviceMemory",
+            "2Mi",
+        ),
+    ],
+    ids=[
+        "a pod's limit is shared by its processes",
+        "the field",
+        "the field goes before the template",
+    ],
+)
+def test_what_fits_no_process_is_refused_at_the_field_that_limits_it(
+    changes: dict[str, Any], field: str, limit: str
+) -> None:
+    spec = make_spec(processesPerReplica=2, model__vocabularySize=4096, **changes)
+
+    with pytest.raises(InvalidSpecError) as caught:
+        resolve_plan(parse_spec(spec))
+
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert problem.message.startswith(f"{limit} a process is less than the ")
+
+
+def test_a_devices_memory_is_not_that_of_its_pod() -> None:
+    limits = {"memory": "8Mi", "nvidia.com/gpu": 1}
+    template = {"spec": {"containers": [{"name": "trainer", "resources": {"limits": limits}}]}}
+
+    plan = resolve_plan(parse_spec(make_spec(model__vocabularySize=4096, template=template)))
+
+    assert plan.memory is not None
+    assert plan.memory.total > 8 * 2**20
+
+
+@settings(deadline=None)
 @given(st.integers(1, 64), st.integers(1, 4), st.integers(1, 512))
 def test_a_plan_uses_every_process_and_cuts_the_batch_evenly(
     replicas: int, processes: int, batch: int
