@@ -87,6 +87,10 @@ class Reason(_Documented):
     SCALED_TO_ZERO = ("ScaledToZero", "spec.replicas is 0.")
     NOT_SUSPENDED = ("NotSuspended", "Neither is spec.suspend true nor spec.replicas 0.")
     REPLICAS_CHANGED = ("ReplicasChanged", "The number of pods or processes changed.")
+    PARALLELISM_CHANGED = (
+        "ParallelismChanged",
+        "The same processes train on another mesh.",
+    )
     PODS_CHANGED = ("PodsChanged", "A pod was replaced by another one.")
     SETTINGS_CHANGED = ("SettingsChanged", "The training settings changed.")
     TEMPLATE_CHANGED = ("TemplateChanged", "The pod template changed, so every pod is replaced.")

@@ -23,6 +23,12 @@ RESCALES_KEPT = 20
 MESSAGE_MAX_LENGTH = 4096
 
 
+REJECTED_KEPT = 8
+"""Meshes that a plan names as not taken."""
+
+PLAN_REASON_MAX_LENGTH = 1024
+
+
 class StatusModel(ApiModel):
     """The base of the status' types; unknown fields of a newer version are ignored."""
 
@@ -96,14 +102,36 @@ class ModelStatus(StatusModel):
     """Size is the number of parameters in short, such as 25.4M."""
 
 
+class RejectedMesh(StatusModel):
+    """One mesh that was not taken."""
+
+    mesh: Annotated[str, Field(max_length=128)]
+    """Mesh is the size of each axis in short."""
+
+    reason: Annotated[str, Field(max_length=PLAN_REASON_MAX_LENGTH)]
+    """Reason says which rule forbids it, what it lacks, or what it costs."""
+
+
 class PlanStatus(StatusModel):
     """Plan is the device mesh that the run is given."""
 
     mesh: Annotated[str, Field(max_length=128)]
-    """Mesh is the size of each axis in short, such as dp2."""
+    """Mesh is the size of each axis in short, such as dp2 or pp2×fsdp4×tp2."""
 
-    reason: Annotated[str, Field(max_length=1024)]
+    estimated_memory_bytes: Annotated[int, Field(ge=0, le=2**60)] | None = None
+    """EstimatedMemoryBytes is what the fullest process needs for the model and its training: exact
+    for weights, gradients and optimizer state, estimated for the rest. The program itself, buffers
+    of collectives and the allocator's waste come on top. Absent where replicas is 0."""
+
+    reason: Annotated[str, Field(max_length=PLAN_REASON_MAX_LENGTH)]
     """Reason says why this mesh."""
+
+    rejected: Annotated[
+        tuple[RejectedMesh, ...],
+        Field(max_length=REJECTED_KEPT, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Rejected names meshes that Auto did not take: first those that it prefers and that cannot be
+    had, then those that come next."""
 
 
 class ProgressStatus(StatusModel):
@@ -163,6 +191,9 @@ class GroupStatus(StatusModel):
 
     members: Annotated[int, Field(ge=0, le=4096)]
     """Members is the number of pods in the group."""
+
+    processes: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Processes is the number of worker processes in the group."""
 
     mesh: Annotated[str, Field(max_length=128)]
     """Mesh is the device mesh of the group in short."""

@@ -117,6 +117,8 @@ def _with_options(document: Mapping[str, Any], options: argparse.Namespace) -> M
     if not isinstance(spec, Mapping):
         return document
     changed = with_settings(spec, options.settings)
+    # It is for pods: their limits and devices are not this machine's.
+    changed.pop("template", None)
     if options.processes:
         changed |= {"replicas": 1, "processesPerReplica": options.processes}
     return {**document, "spec": changed}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.validation import InvalidSpecError
+from modelscaling.byte_size import format_byte_size
 from modelscaling.cli.resource import model_scalings, name_of, parse_resource, read_documents
 from modelscaling.quantity import format_quantity
 from modelscaling.resolve import resolve_configuration, resolve_plan
@@ -27,6 +28,17 @@ exit code: 0 all is valid, 1 something is not, 2 the file cannot be read or has 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What is said of the mesh that the run would be given."""
+
+    reason: str
+    memory_bytes: dict[str, int] | None
+    """What its fullest process needs, by part, with their `total`; None for a paused run."""
+    rejected: tuple[dict[str, str], ...]
+    """Meshes that were not taken, each with its reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What is said of one ModelScaling."""
 
@@ -35,6 +47,7 @@ class Report:
     parameters: int | None = None
     total_steps: int | None = None
     mesh: str | None = None
+    plan: PlanReport | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -83,6 +96,13 @@ def judge(document: Mapping[str, Any]) -> Report:
         parameters=configuration.model.parameters(),
         total_steps=configuration.training.total_steps,
         mesh=str(plan.mesh),
+        plan=PlanReport(
+            reason=plan.reason,
+            memory_bytes=plan.memory.by_part() if plan.memory else None,
+            rejected=tuple(
+                {"mesh": str(other.mesh), "reason": other.reason} for other in plan.rejected
+            ),
+        ),
     )
 
 
@@ -96,8 +116,11 @@ def _as_json(reports: list[Report]) -> dict[str, Any]:
 def _print(report: Report, file: str) -> None:
     for problem in report.problems:
         print(f"error: {file}: {report.name}: {problem}", file=sys.stderr)
-    if report.parameters is not None:
-        print(
-            f"{report.name}: valid; {format_quantity(report.parameters)} parameters, "
-            f"{report.total_steps} steps, mesh {report.mesh}"
-        )
+    if report.parameters is None or report.plan is None:
+        return
+    memory = report.plan.memory_bytes
+    need = f", about {format_byte_size(memory['total'])} a process" if memory else ""
+    print(
+        f"{report.name}: valid; {format_quantity(report.parameters)} parameters, "
+        f"{report.total_steps} steps, mesh {report.mesh}{need}"
+    )

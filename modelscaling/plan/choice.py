@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from modelscaling.api.status import REJECTED_KEPT
 from modelscaling.api.validation import InvalidSpecError, Problem
 from modelscaling.byte_size import format_byte_size
 from modelscaling.mesh import Mesh
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from modelscaling.plan.workload import Workload
-
-REJECTED_KEPT = 8
-"""Rejections that a plan names: those that were to be preferred, then those that come next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,8 +112,11 @@ def _has_broken(agents: list[AgentStatus], group: GroupStatus, now: datetime) ->
 
 
 def _cause(wish: Wish, group: GroupStatus, agents: list[AgentStatus]) -> Reason:
-    if group.members != len(agents) or group.mesh != str(wish.plan.mesh):
+    mesh = wish.plan.mesh
+    if (group.members, group.processes) != (len(agents), mesh.size):
         return Reason.REPLICAS_CHANGED
+    if group.mesh != str(mesh):
+        return Reason.PARALLELISM_CHANGED
     if any(agent.generation < group.generation for agent in agents):
         return Reason.PODS_CHANGED
     return Reason.SETTINGS_CHANGED
@@ -134,6 +137,7 @@ def _new_group(
         generation=generation,
         digest=wished.digest(),
         members=len(pods),
+        processes=wished.mesh.size,
         mesh=str(wished.mesh),
         cause=cause.value,
         decided_time=now,

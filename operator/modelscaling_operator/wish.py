@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.conditions import Reason
 from modelscaling.api.validation import InvalidSpecError, parse_spec
-from modelscaling.resolve import Plan, resolve_configuration, resolve_plan
+from modelscaling.resolve import resolve_configuration, resolve_plan
 from modelscaling_operator.merge import TemplateError
 from modelscaling_operator.pod import pod_manifest, pod_revision
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.plan import Plan
     from modelscaling_operator.identity import RunIdentity
 
 _HOST_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -432,6 +432,84 @@ def test_edited_settings_form_a_new_group_of_the_same_pods() -> None:
     assert world.status.rescales[-1].cause == "SettingsChanged"
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "mesh"),
+    [
+        ({"dataShard": 4}, "fsdp4"),
+        ({"dataShard": 2, "context": 2}, "fsdp2×cp2"),
+        ({"pipeline": 2}, "pp2×dp2"),
+    ],
+)
+def test_another_mesh_forms_a_new_group_in_the_same_pods(
+    parallelism: dict[str, int], mesh: str
+) -> None:
+    world = trained_world(replicas=4)
+    world.edit(
+        replicas=4, checkpoint=_CHECKPOINT, parallelism={"strategy": "Custom", **parallelism}
+    )
+    seen: list[object] = []
+    for _ in range(5):
+        world.tick()
+        seen += world.actions
+
+    (assign,) = seen
+    assert isinstance(assign, Assign)
+    assert str(assign.assignment.mesh) == mesh
+    assert (world.births, world.states()) == (4, [AgentState.TRAINING] * 4)
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ParallelismChanged", "dp4", mesh)
+    assert record.lost_steps == 0
+
+
+def test_other_replicas_are_the_cause_even_where_the_mesh_changes_its_kind() -> None:
+    world = trained_world(replicas=2)
+    world.edit(
+        replicas=4, checkpoint=_CHECKPOINT, parallelism={"strategy": "Custom", "pipeline": 2}
+    )
+    for _ in range(10):
+        world.tick()
+
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "pp2×dp2")
+
+
+def test_a_mesh_that_is_not_legal_leaves_the_group_that_trains_alone() -> None:
+    world = trained_world(replicas=4)
+    world.edit(
+        replicas=4, checkpoint=_CHECKPOINT, parallelism={"strategy": "Custom", "pipeline": 4}
+    )
+
+    world.tick()
+
+    assert (world.actions, state(world)) == ([], RunState.RUNNING)
+    accepted = condition(world, ConditionType.ACCEPTED)
+    assert (accepted.status, accepted.message) == (
+        ConditionStatus.FALSE,
+        (
+            "spec.parallelism.pipeline: pipeline=4 × stagesPerProcess=1 are 4 stages, more than "
+            "layers=2; set pipeline to at most 2"
+        ),
+    )
+
+
+def test_the_plan_is_told_with_its_memory_its_reason_and_what_was_not_taken() -> None:
+    world = make_world()
+
+    plan = world.tick().status.plan
+
+    assert plan is not None
+    assert (plan.mesh, plan.estimated_memory_bytes) == ("dp2", 4_208_256)
+    assert plan.reason.startswith("every process holds the whole model")
+    assert [other.mesh for other in plan.rejected] == ["fsdp2", "cp2", "pp2"]
+
+
+def test_a_paused_run_has_a_plan_without_memory() -> None:
+    plan = make_world(replicas=0).tick().status.plan
+
+    assert plan is not None
+    assert plan.estimated_memory_bytes is None
+
+
 def test_an_edited_template_replaces_every_pod_after_they_have_saved() -> None:
     world = trained_world()
     world.edit(

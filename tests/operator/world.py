@@ -27,7 +27,7 @@ from modelscaling_operator.action import (
     DeleteRun,
     Stop,
 )
-from modelscaling_operator.decision import Decision, Policy, decide
+from modelscaling_operator.decision import Policy, decide
 from modelscaling_operator.identity import RunIdentity
 from modelscaling_operator.observation import (
     Exit,
@@ -45,6 +45,7 @@ from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
     from modelscaling_operator.action import Action
+    from modelscaling_operator.draft import Decision
 
 RUN = RunIdentity(namespace="research", name="tiny", uid="run-uid")
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.api.parallelism import TensorPlacement
+from modelscaling.api.status import REJECTED_KEPT
 from modelscaling.api.training import ActivationCheckpointing, Precision
 from modelscaling.api.validation import InvalidSpecError
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Rejection, Workload, check_mesh, choose_mesh
-from modelscaling.plan.choice import REJECTED_KEPT
 from modelscaling.plan.legality import broken_rules
 from modelscaling.plan.memory import estimate_memory
 from modelscaling.preset import PRESETS

@@ -35,7 +35,9 @@ def invalid(tmp_path: Path) -> str:
 def test_validate_says_what_a_valid_run_is(valid: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "-f", valid]) == 0
 
-    assert capsys.readouterr().out == "tiny: valid; 98.6k parameters, 125 steps, mesh dp2\n"
+    assert capsys.readouterr().out == (
+        "tiny: valid; 98.6k parameters, 125 steps, mesh dp2, about 4.01Mi a process\n"
+    )
 
 
 def test_validate_says_what_is_wrong_and_where(
@@ -61,9 +63,47 @@ def test_validate_speaks_json(invalid: str, capsys: pytest.CaptureFixture[str]) 
         "parameters": 98_624,
         "total_steps": 125,
         "mesh": "single",
+        "plan": {
+            "reason": (
+                "every process holds the whole model, which talks least; a process needs about "
+                "6.33Mi"
+            ),
+            "memory_bytes": {
+                "weights": 4 * 98_624,
+                "gradients": 4 * 98_624,
+                "moments": 8 * 98_624,
+                "gathered": 2 * 98_624,
+                "activations": 8 * 64 * 2 * 2960,
+                "logits": 8 * 64 * 256 * 14,
+                "total": 6_641_280,
+            },
+            "rejected": [],
+        },
     }
     assert (second["name"], second["valid"], second["mesh"]) == ("odd", False, None)
+    assert second["plan"] is None
     assert second["problems"][0]["field"] == "spec.training.globalBatchSize"
+
+
+def test_validate_says_of_a_paused_run_only_what_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "paused.yaml"
+    file.write_text(yaml.safe_dump(make_document(spec=make_spec(replicas=0))))
+
+    assert main(["validate", "-f", str(file)]) == 0
+
+    assert capsys.readouterr().out == "tiny: valid; 98.6k parameters, 125 steps, mesh single\n"
+
+
+def test_validate_names_the_meshes_that_were_not_taken(
+    valid: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["validate", "-f", valid, "--json"])
+
+    (document,) = json.loads(capsys.readouterr().out)["documents"]
+    assert [other["mesh"] for other in document["plan"]["rejected"]] == ["fsdp2", "cp2", "pp2"]
+    assert all(other["reason"] for other in document["plan"]["rejected"])
 
 
 def test_model_prints_the_exact_size_of_a_file(

@@ -1,0 +1,119 @@
+"""The end of a run: when it is complete or given up, and what is left to do after it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling.protocol import StopMode
+from modelscaling_operator.action import Action, DeleteRun
+from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
+from modelscaling_operator.failure import Verdict
+from modelscaling_operator.winding import wind_down
+from modelscaling_operator.wish import Rejection, Wish
+
+if TYPE_CHECKING:
+    from modelscaling.api.modelscaling import ModelScalingSpec
+    from modelscaling.api.status import ModelScalingStatus
+    from modelscaling_operator.observation import Observation, Pod
+
+LAST_RANKS_S = 60
+"""Seconds that the other pods have to end, once the first rank has done the last step."""
+
+
+def find_finisher(seen: Observation) -> Pod | None:
+    """Return the pod of the rank that has done and reported the last step."""
+    for pod in seen.own:
+        report = pod.exit.report if pod.exit and pod.exit.code == 0 else None
+        progress = report.progress if report else None
+        if progress is not None and progress.step >= progress.total_steps:
+            return pod
+    return None
+
+
+def await_last_ranks(draft: Draft, finisher: Pod) -> Decision:
+    """Wait for the other pods' ends for a while, then call the run complete."""
+    finished = (finisher.exit.finished if finisher.exit else None) or draft.now
+    waited = draft.now > finished + timedelta(seconds=LAST_RANKS_S)
+    if not waited and any(not pod.ended for pod in draft.seen.own):
+        return draft.finish(requeue_s=1)
+    progress = draft.status.progress
+    steps = progress.step if progress else 0
+    return end_run(
+        draft,
+        ConditionType.COMPLETE,
+        Verdict(reason=Reason.COMPLETE, message=f"All {steps} steps are done."),
+    )
+
+
+def given_up(wish: Wish | Rejection, draft: Draft) -> Verdict | None:
+    """Return why the spec's own limits end the run."""
+    if isinstance(wish, Rejection):
+        return None
+    restarts = draft.status.restarts
+    if restarts.count > wish.spec.max_restarts:
+        return Verdict(
+            reason=Reason.MAX_RESTARTS_EXCEEDED,
+            message=(
+                f"{restarts.count} failures are more than spec.maxRestarts="
+                f"{wish.spec.max_restarts} allows; the last one: {restarts.message}"
+            ),
+        )
+    deadline = deadline_of(wish.spec, draft.status)
+    if deadline is not None and draft.now >= deadline:
+        return Verdict(
+            reason=Reason.DEADLINE_EXCEEDED,
+            message=(
+                f"The run has taken longer than spec.activeDeadlineSeconds="
+                f"{wish.spec.active_deadline_seconds}."
+            ),
+        )
+    return None
+
+
+def deadline_of(spec: ModelScalingSpec, status: ModelScalingStatus) -> datetime | None:
+    """Return when the run is to be stopped as failed; None where it may take as long as it does."""
+    if spec.active_deadline_seconds is None or status.start_time is None:
+        return None
+    return status.start_time + timedelta(seconds=spec.active_deadline_seconds)
+
+
+def end_run(draft: Draft, kind: ConditionType, verdict: Verdict) -> Decision:
+    """Call the run complete or failed, for good."""
+    word = Reason.COMPLETE if kind is ConditionType.COMPLETE else Reason.FAILED
+    draft = (
+        draft.update(completion_time=draft.now.replace(microsecond=0))
+        .condition(kind, holds=True, reason=verdict.reason, message=verdict.message)
+        .not_running(word, verdict.message)
+    )
+    return draft.finish(_end_pods(draft), requeue_s=1)
+
+
+def keep_after_end(draft: Draft, wish: Wish | Rejection) -> Decision:
+    """Keep ended pods for their logs until the time to live is over."""
+    actions = _end_pods(draft)
+    ended = draft.status.completion_time
+    assert ended is not None
+    requeue_s = EVENTS_S if actions else IDLE_S
+    ttl_s = wish.spec.ttl_seconds_after_finished if isinstance(wish, Wish) else None
+    if ttl_s is not None:
+        left_s = (ended + timedelta(seconds=ttl_s) - draft.now).total_seconds()
+        if left_s <= 0:
+            return draft.finish([DeleteRun()])
+        requeue_s = min(requeue_s, left_s)
+    return draft.finish(actions, requeue_s=requeue_s)
+
+
+def _end_pods(draft: Draft) -> list[Action]:
+    since = draft.status.completion_time or draft.now
+    return list(
+        wind_down(
+            draft.seen,
+            draft.seen.own,
+            mode=StopMode.SUSPEND,
+            keep_ended=True,
+            since=since,
+            now=draft.now,
+        )
+    )
