@@ -10,6 +10,7 @@ F = feedForwardSize and b bytes of a number in the compute type:
 | kept | bytes |
 |---|---|
 | inputs of the two norms, in float32 | 2 · 4 · E |
+| on a CPU, what they are divided to, in float32 | 2 · 4 · E |
 | the normed inputs of attention and feed-forward | 2 · b · E |
 | query, attention's result, and its copy for the output product | 3 · b · A |
 | key and value, those of the whole sample on every process of the context axis | 2 · b · K |
@@ -193,7 +194,7 @@ def _kept(workload: Workload, mesh: Mesh, mode: ActivationCheckpointing) -> int:
         return number * (hidden + products + query) + 4 * shape.heads
     return (
         number * (2 * hidden + 3 * query + key_value + 4 * feed_forward)
-        + 4 * (2 * hidden + shape.heads)
+        + 4 * ((4 if workload.computes_on_cpu else 2) * hidden + shape.heads)
         + number * shape.heads * _kept_probabilities(workload)
     )
 

@@ -498,7 +498,7 @@ def test_the_plan_is_told_with_its_memory_its_reason_and_what_was_not_taken() ->
     plan = world.tick().status.plan
 
     assert plan is not None
-    assert (plan.mesh, plan.estimated_memory_bytes) == ("dp2", 4_208_256)
+    assert (plan.mesh, plan.estimated_memory_bytes) == ("dp2", 4_470_400)
     assert plan.reason.startswith("every process holds the whole model")
     assert [other.mesh for other in plan.rejected] == ["fsdp2", "cp2", "pp2"]
 

@@ -81,11 +81,11 @@ def test_a_plan_says_why_and_what_was_not_taken() -> None:
     plan = choose_mesh(_just(Mesh(dataShard=4), hidden_size=256))
 
     assert plan.reason == (
-        "the most preferred that can be had; a process needs about 25.8Mi of 25.8Mi; not dp4 (does "
-        "not fit: a process needs about 34.6Mi of 25.8Mi)"
+        "the most preferred that can be had; a process needs about 29.8Mi of 29.8Mi; not dp4 (does "
+        "not fit: a process needs about 38.6Mi of 29.8Mi)"
     )
     assert plan.rejected[0] == Rejection(
-        mesh=Mesh(dataReplicate=4), reason="does not fit: a process needs about 34.6Mi of 25.8Mi"
+        mesh=Mesh(dataReplicate=4), reason="does not fit: a process needs about 38.6Mi of 29.8Mi"
     )
 
 
@@ -93,7 +93,7 @@ def test_meshes_that_would_do_are_named_with_what_they_cost() -> None:
     plan = choose_mesh(make_workload(replicas=2))
 
     assert plan.reason == (
-        "every process holds the whole model, which talks least; a process needs about 34.4Mi"
+        "every process holds the whole model, which talks least; a process needs about 36.4Mi"
     )
     assert [(str(other.mesh), other.reason) for other in plan.rejected] == [
         ("fsdp2", "would do, but sharded weights are gathered in every pass, and whole ones fit"),
@@ -129,8 +129,8 @@ def test_where_nothing_fits_the_mesh_that_needs_least_says_what_by_part() -> Non
     (problem,) = caught.value.problems
     assert problem.field == "spec.parallelism.deviceMemory"
     assert problem.message == (
-        "1Mi a process is less than the 65.5Mi that the mesh single needs by estimate (weights "
-        "834Ki, gradients 834Ki, moments 1.63Mi, activations 56.2Mi, logits 6Mi); raise it, cut "
+        "1Mi a process is less than the 69.5Mi that the mesh single needs by estimate (weights "
+        "834Ki, gradients 834Ki, moments 1.63Mi, activations 60.2Mi, logits 6Mi); raise it, cut "
         "the model into more parts, lower training.microBatchSize, or set "
         "training.activationCheckpointing"
     )

@@ -36,7 +36,7 @@ def test_validate_says_what_a_valid_run_is(valid: str, capsys: pytest.CaptureFix
     assert main(["validate", "-f", valid]) == 0
 
     assert capsys.readouterr().out == (
-        "tiny: valid; 98.6k parameters, 125 steps, mesh dp2, about 4.01Mi a process\n"
+        "tiny: valid; 98.6k parameters, 125 steps, mesh dp2, about 4.26Mi a process\n"
     )
 
 
@@ -66,16 +66,16 @@ def test_validate_speaks_json(invalid: str, capsys: pytest.CaptureFixture[str]) 
         "plan": {
             "reason": (
                 "every process holds the whole model, which talks least; a process needs about "
-                "6.33Mi"
+                "6.83Mi"
             ),
             "memory_bytes": {
                 "weights": 4 * 98_624,
                 "gradients": 4 * 98_624,
                 "moments": 8 * 98_624,
                 "gathered": 2 * 98_624,
-                "activations": 8 * 64 * 2 * 2960,
+                "activations": 8 * 64 * 2 * 3472,
                 "logits": 8 * 64 * 256 * 14,
-                "total": 6_641_280,
+                "total": 7_165_568,
             },
             "rejected": [],
         },

@@ -43,6 +43,15 @@ def test_processes_stand_for_replicas_times_processes_per_replica(file: str) -> 
     assert resolve("-f", file, "--processes", "1").mesh.size == 1
 
 
+def test_the_limits_of_pods_do_not_hold_on_this_machine(tmp_path: Path) -> None:
+    limits = {"resources": {"limits": {"memory": "1Mi"}}}
+    template = {"spec": {"containers": [{"name": "trainer", **limits}]}}
+    path = tmp_path / "limited.yaml"
+    path.write_text(yaml.safe_dump(make_document(spec=make_spec(template=template))))
+
+    assert resolve("-f", str(path)).mesh.size == 1
+
+
 def test_settings_change_the_run(file: str) -> None:
     run = resolve("-f", file, "--set", "spec.training.tokens=512", "--set", "spec.model.layers=3")
 
