@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,42 +14,14 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, StopMode
 from modelscaling_operator.action import Assign, CreatePods, DeletePod, Stop
 from modelscaling_operator.observation import Obstacle, PodPhase, Silence
+from tests.operator.runs import CHECKPOINT, condition, make_world, state, trained_world
 from tests.operator.world import (
     RUN,
     TOTAL_STEPS,
     World,
-    make_exit,
     make_failure,
     make_pod,
 )
-from tests.shared.spec import make_spec
-
-if TYPE_CHECKING:
-    from modelscaling.api.status import Condition
-
-
-def make_world(**changes: Any) -> World:
-    return World(spec=make_spec(**{"replicas": 2, "checkpoint": _CHECKPOINT, **changes}))
-
-
-_CHECKPOINT = {"volume": {"persistentVolumeClaim": {"claimName": "runs"}}}
-
-
-def trained_world(**changes: Any) -> World:
-    """A world whose group has done a few steps."""
-    world = make_world(**changes)
-    for _ in range(10):
-        world.tick()
-    assert state(world) is RunState.RUNNING
-    return world
-
-
-def state(world: World) -> RunState | None:
-    return world.status.state
-
-
-def condition(world: World, kind: ConditionType) -> Condition:
-    return next(c for c in world.status.conditions if c.type == kind)
 
 
 def test_a_new_run_gets_all_its_pods_at_once() -> None:
@@ -92,21 +64,6 @@ def test_no_group_is_formed_while_an_agent_still_starts() -> None:
     assert decision.status.ready_replicas == 1
 
 
-def test_a_run_trains_to_its_end_and_keeps_its_pods() -> None:
-    world = make_world()
-
-    while world.status.completion_time is None:
-        world.tick()
-    world.run_until_quiet()
-
-    assert state(world) is RunState.COMPLETE
-    assert condition(world, ConditionType.COMPLETE).message == f"All {TOTAL_STEPS} steps are done."
-    assert world.status.progress is not None
-    assert world.status.progress.step == TOTAL_STEPS
-    assert [pod.phase for pod in world.pods.values()] == [PodPhase.SUCCEEDED] * 2
-    assert world.births == 2
-
-
 def test_nothing_is_done_to_a_group_that_trains() -> None:
     world = trained_world()
 
@@ -116,49 +73,9 @@ def test_nothing_is_done_to_a_group_that_trains() -> None:
         assert world.actions == []
 
 
-def test_scaling_up_lets_the_old_group_train_until_the_new_pods_are_warm() -> None:
-    world = trained_world()
-    world.edit(replicas=4, checkpoint=_CHECKPOINT)
-
-    world.tick()
-
-    assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:1")]
-    assert state(world) is RunState.RUNNING
-    assert "Changing to dp4" in condition(world, ConditionType.RUNNING).message
-
-    for _ in range(8):
-        world.tick()
-
-    assert world.states() == [AgentState.TRAINING] * 4
-    assert world.status.group is not None
-    assert (world.status.group.generation, world.status.group.mesh) == (2, "dp4")
-    (record,) = world.status.rescales
-    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "dp4")
-    assert record.lost_steps == 0
-
-
-def test_scaling_down_forms_the_new_group_before_it_releases_the_leavers() -> None:
-    world = trained_world(replicas=4)
-    world.edit(replicas=2, checkpoint=_CHECKPOINT)
-    seen: list[object] = []
-    for _ in range(10):
-        world.tick()
-        seen += world.actions
-
-    assert isinstance(seen[0], Assign)
-    assert [member.index for member in seen[0].assignment.members] == [0, 1]
-    released = [action for action in seen if isinstance(action, Stop)]
-    assert {(stop.pod.index, stop.mode) for stop in released} == {
-        (2, StopMode.RELEASE),
-        (3, StopMode.RELEASE),
-    }
-    assert sorted(world.pods) == ["tiny-0", "tiny-1"]
-    assert world.status.restarts.count == 0
-
-
 def test_suspending_saves_and_gives_all_pods_back() -> None:
     world = trained_world()
-    world.edit(replicas=2, checkpoint=_CHECKPOINT, suspend=True)
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
 
     world.tick()
 
@@ -176,10 +93,10 @@ def test_suspending_saves_and_gives_all_pods_back() -> None:
 
 def test_a_suspended_run_goes_on_with_a_higher_number() -> None:
     world = trained_world()
-    world.edit(replicas=2, checkpoint=_CHECKPOINT, suspend=True)
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
     world.run_until_quiet()
     step = world.step
-    world.edit(replicas=2, checkpoint=_CHECKPOINT)
+    world.edit(replicas=2, checkpoint=CHECKPOINT)
     for _ in range(10):
         world.tick()
 
@@ -191,7 +108,7 @@ def test_a_suspended_run_goes_on_with_a_higher_number() -> None:
 
 def test_no_replicas_suspends_the_run() -> None:
     world = trained_world()
-    world.edit(replicas=0, checkpoint=_CHECKPOINT)
+    world.edit(replicas=0, checkpoint=CHECKPOINT)
     world.run_until_quiet()
 
     assert state(world) is RunState.SUSPENDED
@@ -251,43 +168,6 @@ def test_a_failure_is_counted_once_even_if_the_operator_dies_after_it_was_writte
         world.tick(seconds=0, act=False)
 
     assert world.status.restarts.count == 1
-
-
-def test_more_failures_than_allowed_fail_the_run_with_the_last_message() -> None:
-    world = trained_world(maxRestarts=0)
-    world.crash(0, failure=make_failure("WorkerDied"))
-    world.run_until_quiet()
-
-    assert state(world) is RunState.FAILED
-    failed = condition(world, ConditionType.FAILED)
-    assert failed.reason == Reason.MAX_RESTARTS_EXCEEDED
-    assert failed.message == (
-        "1 failures are more than spec.maxRestarts=0 allows; the last one: "
-        "pod tiny-0: WorkerDied: A peer was lost."
-    )
-    assert len(world.pods) == 2
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        pytest.param(ExitCode.CONFIGURATION, "NoData", id="a bad configuration"),
-        pytest.param(ExitCode.DIVERGED, "NotFinite", id="a loss that is not finite"),
-    ],
-)
-def test_what_no_retry_can_mend_fails_the_run_at_once(code: ExitCode, reason: str) -> None:
-    world = trained_world()
-    world.crash(0, code, failure=make_failure(reason, code))
-    world.tick()
-
-    failed = condition(world, ConditionType.FAILED)
-    assert (failed.status, failed.reason) == (ConditionStatus.TRUE, reason)
-    assert failed.message == f"pod tiny-0: {reason}: A peer was lost."
-
-    world.run_until_quiet()
-
-    assert world.births == 2
-    assert all(pod.ended for pod in world.pods.values())
 
 
 @pytest.mark.parametrize(
@@ -365,28 +245,6 @@ def test_a_pod_stuck_in_deletion_is_forced() -> None:
     assert DeletePod(pod=stuck, force=True) in world.decide().actions
 
 
-def test_a_deadline_stops_the_run_with_its_pods_saved() -> None:
-    world = trained_world(activeDeadlineSeconds=20)
-    while world.status.completion_time is None:
-        world.tick()
-    world.run_until_quiet()
-
-    failed = condition(world, ConditionType.FAILED)
-    assert failed.reason == Reason.DEADLINE_EXCEEDED
-    assert [pod.exit.code for pod in world.pods.values() if pod.exit] == [75, 75]
-
-
-def test_the_time_to_live_deletes_the_run_after_its_end() -> None:
-    world = make_world(ttlSecondsAfterFinished=30)
-    while world.status.completion_time is None:
-        world.tick()
-    finished = world.now
-    while not world.deleted:
-        world.tick()
-
-    assert timedelta(seconds=28) < world.now - finished < timedelta(seconds=33)
-
-
 def test_a_bad_spec_starts_nothing_and_says_why() -> None:
     world = make_world(replicas=3)
     decision = world.tick()
@@ -402,7 +260,7 @@ def test_a_bad_spec_starts_nothing_and_says_why() -> None:
 
 def test_a_bad_edit_leaves_the_group_that_trains_alone() -> None:
     world = trained_world()
-    world.edit(replicas=3, checkpoint=_CHECKPOINT)
+    world.edit(replicas=3, checkpoint=CHECKPOINT)
     step = world.step
     for _ in range(5):
         world.tick()
@@ -413,7 +271,7 @@ def test_a_bad_edit_leaves_the_group_that_trains_alone() -> None:
     assert state(world) is RunState.RUNNING
     assert condition(world, ConditionType.ACCEPTED).status is ConditionStatus.FALSE
 
-    world.edit(replicas=4, checkpoint=_CHECKPOINT)
+    world.edit(replicas=4, checkpoint=CHECKPOINT)
     for _ in range(8):
         world.tick()
 
@@ -421,63 +279,9 @@ def test_a_bad_edit_leaves_the_group_that_trains_alone() -> None:
     assert condition(world, ConditionType.ACCEPTED).status is ConditionStatus.TRUE
 
 
-def test_edited_settings_form_a_new_group_of_the_same_pods() -> None:
-    world = trained_world()
-    world.edit(replicas=2, checkpoint=_CHECKPOINT, training__learningRate="1e-4")
-    for _ in range(5):
-        world.tick()
-
-    assert world.status.group is not None
-    assert (world.status.group.generation, world.births) == (2, 2)
-    assert world.status.rescales[-1].cause == "SettingsChanged"
-
-
-@pytest.mark.parametrize(
-    ("parallelism", "mesh"),
-    [
-        ({"dataShard": 4}, "fsdp4"),
-        ({"dataShard": 2, "context": 2}, "fsdp2×cp2"),
-        ({"pipeline": 2}, "pp2×dp2"),
-    ],
-)
-def test_another_mesh_forms_a_new_group_in_the_same_pods(
-    parallelism: dict[str, int], mesh: str
-) -> None:
-    world = trained_world(replicas=4)
-    world.edit(
-        replicas=4, checkpoint=_CHECKPOINT, parallelism={"strategy": "Custom", **parallelism}
-    )
-    seen: list[object] = []
-    for _ in range(5):
-        world.tick()
-        seen += world.actions
-
-    (assign,) = seen
-    assert isinstance(assign, Assign)
-    assert str(assign.assignment.mesh) == mesh
-    assert (world.births, world.states()) == (4, [AgentState.TRAINING] * 4)
-    (record,) = world.status.rescales
-    assert (record.cause, record.from_, record.to) == ("ParallelismChanged", "dp4", mesh)
-    assert record.lost_steps == 0
-
-
-def test_other_replicas_are_the_cause_even_where_the_mesh_changes_its_kind() -> None:
-    world = trained_world(replicas=2)
-    world.edit(
-        replicas=4, checkpoint=_CHECKPOINT, parallelism={"strategy": "Custom", "pipeline": 2}
-    )
-    for _ in range(10):
-        world.tick()
-
-    (record,) = world.status.rescales
-    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "pp2×dp2")
-
-
 def test_a_mesh_that_is_not_legal_leaves_the_group_that_trains_alone() -> None:
     world = trained_world(replicas=4)
-    world.edit(
-        replicas=4, checkpoint=_CHECKPOINT, parallelism={"strategy": "Custom", "pipeline": 4}
-    )
+    world.edit(replicas=4, checkpoint=CHECKPOINT, parallelism={"strategy": "Custom", "pipeline": 4})
 
     world.tick()
 
@@ -514,7 +318,7 @@ def test_an_edited_template_replaces_every_pod_after_they_have_saved() -> None:
     world = trained_world()
     world.edit(
         replicas=2,
-        checkpoint=_CHECKPOINT,
+        checkpoint=CHECKPOINT,
         template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}},
     )
     world.tick()
@@ -569,16 +373,6 @@ def test_a_pod_of_an_older_run_of_the_same_name_is_waited_for() -> None:
     assert running.reason == Reason.NAME_TAKEN
 
 
-def test_a_leader_that_is_done_is_enough_when_a_peer_crashes_after_it() -> None:
-    world = trained_world()
-    world.step = TOTAL_STEPS - 1
-    world.tick()
-    world.pods["tiny-1"] = replace(world.pods["tiny-1"], phase=PodPhase.FAILED, exit=make_exit(1))
-    world.run_until_quiet()
-
-    assert state(world) is RunState.COMPLETE
-
-
 def test_a_lost_status_takes_up_the_agents_number() -> None:
     world = trained_world()
     world.break_group()
@@ -621,7 +415,7 @@ def test_after_any_faults_the_run_becomes_quiet_as_it_is_wished(
     for fault, index in faults:
         _inflict(world, fault, index)
         world.tick()
-    world.edit(replicas=4, checkpoint=_CHECKPOINT, maxRestarts=10000)
+    world.edit(replicas=4, checkpoint=CHECKPOINT, maxRestarts=10000)
     for _ in range(100):
         world.tick()
 
@@ -640,7 +434,7 @@ def _inflict(world: World, fault: str, index: int) -> None:
         return
     changes = _EDITS.get(fault)
     if changes is not None:
-        world.edit(**{"replicas": 2, "checkpoint": _CHECKPOINT, "maxRestarts": 10000, **changes})
+        world.edit(**{"replicas": 2, "checkpoint": CHECKPOINT, "maxRestarts": 10000, **changes})
         return
     present = world.pods.get(RUN.pod_name(index))
     running = present is not None and not present.ended

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from modelscaling.api.conditions import ConditionType
+from modelscaling.api.status import RunState
+from modelscaling.protocol import AgentState, StopMode
+from modelscaling_operator.action import Assign, CreatePods, Stop
+from tests.operator.runs import CHECKPOINT, condition, state, trained_world
+
+
+def test_scaling_up_lets_the_old_group_train_until_the_new_pods_are_warm() -> None:
+    world = trained_world()
+    world.edit(replicas=4, checkpoint=CHECKPOINT)
+
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:1")]
+    assert state(world) is RunState.RUNNING
+    assert "Changing to dp4" in condition(world, ConditionType.RUNNING).message
+
+    for _ in range(8):
+        world.tick()
+
+    assert world.states() == [AgentState.TRAINING] * 4
+    assert world.status.group is not None
+    assert (world.status.group.generation, world.status.group.mesh) == (2, "dp4")
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "dp4")
+    assert record.lost_steps == 0
+
+
+def test_scaling_down_forms_the_new_group_before_it_releases_the_leavers() -> None:
+    world = trained_world(replicas=4)
+    world.edit(replicas=2, checkpoint=CHECKPOINT)
+    seen: list[object] = []
+    for _ in range(10):
+        world.tick()
+        seen += world.actions
+
+    assert isinstance(seen[0], Assign)
+    assert [member.index for member in seen[0].assignment.members] == [0, 1]
+    released = [action for action in seen if isinstance(action, Stop)]
+    assert {(stop.pod.index, stop.mode) for stop in released} == {
+        (2, StopMode.RELEASE),
+        (3, StopMode.RELEASE),
+    }
+    assert sorted(world.pods) == ["tiny-0", "tiny-1"]
+    assert world.status.restarts.count == 0
+
+
+def test_edited_settings_form_a_new_group_of_the_same_pods() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=CHECKPOINT, training__learningRate="1e-4")
+    for _ in range(5):
+        world.tick()
+
+    assert world.status.group is not None
+    assert (world.status.group.generation, world.births) == (2, 2)
+    assert world.status.rescales[-1].cause == "SettingsChanged"
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "mesh"),
+    [
+        ({"dataShard": 4}, "fsdp4"),
+        ({"dataShard": 2, "context": 2}, "fsdp2×cp2"),
+        ({"pipeline": 2}, "pp2×dp2"),
+    ],
+)
+def test_another_mesh_forms_a_new_group_in_the_same_pods(
+    parallelism: dict[str, int], mesh: str
+) -> None:
+    world = trained_world(replicas=4)
+    world.edit(replicas=4, checkpoint=CHECKPOINT, parallelism={"strategy": "Custom", **parallelism})
+    seen: list[object] = []
+    for _ in range(5):
+        world.tick()
+        seen += world.actions
+
+    (assign,) = seen
+    assert isinstance(assign, Assign)
+    assert str(assign.assignment.mesh) == mesh
+    assert (world.births, world.states()) == (4, [AgentState.TRAINING] * 4)
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ParallelismChanged", "dp4", mesh)
+    assert record.lost_steps == 0
+
+
+def test_other_replicas_are_the_cause_even_where_the_mesh_changes_its_kind() -> None:
+    world = trained_world(replicas=2)
+    world.edit(replicas=4, checkpoint=CHECKPOINT, parallelism={"strategy": "Custom", "pipeline": 2})
+    for _ in range(10):
+        world.tick()
+
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "pp2×dp2")
