@@ -1,79 +1,189 @@
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import threading
-from contextlib import suppress
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from modelscaling.layout import Piece, Region
+from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
 from modelscaling_trainer import checkpoint
-from modelscaling_trainer.checkpoint import check_shape, find_newest, prune, read, write
+from modelscaling_trainer.checkpoint import Checkpoint, check_shape, find, find_newest, prune, read
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
+from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import Counters
+from tests.trainer.checkpoints import (
+    MESHES,
+    SHAPE,
+    SINGLE,
+    differing,
+    forget,
+    make_shape,
+    make_shards,
+    make_state,
+    save,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-SHAPE = ModelShape(
-    layers=1,
-    hidden_size=8,
-    heads=2,
-    kv_heads=1,
-    head_size=4,
-    feed_forward_size=8,
-    vocabulary_size=16,
-    context_length=8,
-    tied_embeddings=True,
-)
+    from torch import Tensor
+
+STATE = make_state()
 
 
-def save(directory: Path, step: int) -> Path:
-    tensors = {f"model.{name}": torch.full((64, 3), float(step)) for name in "ab"}
-    write(directory, tensors, Counters(step=step), SHAPE)
+def save_step(directory: Path, step: int) -> Path:
+    save(directory, STATE, counters=Counters(step=step))
     return directory / f"step-{step:08d}"
 
 
-def newest_step(directory: Path) -> int | None:
+def found_in(directory: Path) -> Checkpoint:
     found = find_newest(directory)
-    return found.counters.step if found else None
+    assert found is not None
+    return found
 
 
-def steps(directory: Path) -> list[str]:
+def newest_step(directory: Path) -> int:
+    return checkpoint.step_of(find_newest(directory))
+
+
+def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def lost_on(
+    found: Checkpoint, state: dict[str, Tensor], mesh: Mesh, *, shape: ModelShape = SHAPE
+) -> list[str]:
+    """Load on every process of a mesh; return what came back otherwise than it was."""
+    lost = []
+    for rank in range(mesh.size):
+        shards = make_shards(state, mesh, rank, shape=shape)
+        forget(shards)
+        found.load(shards)
+        lost += [f"{name} on rank {rank} of {mesh}" for name in differing(shards, state)]
+    return lost
+
+
+@pytest.mark.parametrize("written_on", MESHES, ids=str)
+def test_what_any_mesh_writes_every_other_reads_bitwise(tmp_path: Path, written_on: Mesh) -> None:
+    save(tmp_path, STATE, mesh=written_on)
+    found = found_in(tmp_path)
+
+    assert [lost for mesh in MESHES for lost in lost_on(found, STATE, mesh)] == []
+
+
+_AXES = {"pipeline": (1, 3), "dataReplicate": (1, 2), "dataShard": (1, 3), "tensor": (1, 3)}
+_meshes = st.builds(Mesh, **{axis: st.integers(*limits) for axis, limits in _AXES.items()}).filter(
+    lambda mesh: mesh.size <= 8
+)
+_shapes = st.builds(
+    make_shape,
+    layers=st.integers(1, 4),
+    hidden_size=st.integers(1, 11),
+    vocabulary_size=st.integers(1, 11),
+    is_tied=st.booleans(),
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shape=_shapes, written_on=_meshes, read_on=_meshes)
+def test_any_shape_goes_from_any_mesh_to_any_other(
+    shape: ModelShape, written_on: Mesh, read_on: Mesh
+) -> None:
+    state = make_state(shape)
+    with tempfile.TemporaryDirectory() as directory:
+        save(Path(directory), state, mesh=written_on, shape=shape)
+        found = found_in(Path(directory))
+
+        assert lost_on(found, state, read_on, shape=shape) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64], ids=str)
+def test_other_dtypes_come_back_bitwise(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: (tensor * 100).to(dtype) for name, tensor in STATE.items()}
+    save(tmp_path, state, mesh=Mesh(tensor=2))
+
+    assert lost_on(found_in(tmp_path), state, Mesh(dataShard=3)) == []
+
+
+def test_counters_and_shape_come_back(tmp_path: Path) -> None:
     counters = Counters(step=3, tokens=96, sample_digest="ab", useful_seconds=1.5, started_at=7.0)
-    tensors = {"model.a": torch.randn(5, 3), "exp_avg.a": torch.randn(7)}
-    write(tmp_path, tensors, counters, SHAPE)
-    found = find_newest(tmp_path)
-    assert found is not None
-    loaded = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
-    found.load(loaded)
+    save(tmp_path, STATE, counters=counters)
+    found = found_in(tmp_path)
 
     assert counters == found.counters
-    assert all(torch.equal(tensors[name], loaded[name]) for name in tensors)
     check_shape(found, SHAPE)
 
 
+def test_the_library_alone_reads_a_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, STATE, mesh=Mesh(dataShard=2))
+    parts = [load_file(path) for path in sorted(tmp_path.glob("step-*/part-*.safetensors"))]
+    joined = {name: torch.cat([part[name] for part in parts if name in part]) for name in STATE}
+
+    assert all(torch.equal(joined[name], tensor) for name, tensor in STATE.items())
+
+
+def test_the_format_knows_no_mesh(tmp_path: Path) -> None:
+    save(tmp_path, STATE, mesh=Mesh(tensor=2))
+    path = tmp_path / "step-00000001"
+    description = json.loads((path / "checkpoint.json").read_text())
+
+    assert names_in(path) == [
+        "checkpoint.json",
+        "part-00000.safetensors",
+        "part-00001.safetensors",
+    ]
+    assert set(description) == {"format", "counters", "model", "files", "tensors"}
+    assert description["format"] == checkpoint.FORMAT
+    assert description["tensors"]["exp_avg.layers.0.mlp.down_proj.weight"] == {
+        "dtype": "F32",
+        "shape": [20, 44],
+        "blocks": [
+            {"file": "part-00000.safetensors", "offset": [0, 0], "size": [20, 22]},
+            {"file": "part-00001.safetensors", "offset": [0, 22], "size": [20, 22]},
+        ],
+    }
+
+
+def test_only_files_that_have_something_of_a_shard_are_opened(tmp_path: Path) -> None:
+    save(tmp_path, STATE, mesh=Mesh(pipeline=2))
+    found = found_in(tmp_path)
+    (found.path / "part-00001.safetensors").unlink()
+    shards = make_shards(STATE, Mesh(pipeline=4), 1)
+    forget(shards)
+    found.load(shards)
+
+    assert differing(shards, STATE) == []
+
+
 def _truncate(path: Path) -> None:
-    file = next(path.glob("*.distcp"))
+    file = path / "part-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
 
 
 def _delete(path: Path) -> None:
-    next(path.glob("*.distcp")).unlink()
+    (path / "part-00000.safetensors").unlink()
 
 
-def _garble_description(path: Path) -> None:
-    (path / "checkpoint.json").write_text('{"format": 1')
+def _describe_as(content: str) -> Callable[[Path], None]:
+    def describe(path: Path) -> None:
+        (path / "checkpoint.json").write_text(content)
+
+    return describe
+
+
+def _cut_description(path: Path) -> None:
+    description = path / "checkpoint.json"
+    description.write_text(description.read_text()[:-40])
 
 
 def _delete_description(path: Path) -> None:
@@ -82,14 +192,32 @@ def _delete_description(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "tear",
-    [_truncate, _delete, _garble_description, _delete_description],
-    ids=["cut short", "a file lost", "description garbled", "description lost"],
+    [
+        _truncate,
+        _delete,
+        _cut_description,
+        _describe_as('{"format": 2}'),
+        _describe_as('{"format": "2"}'),
+        _describe_as("[]"),
+        _describe_as('{"format": 2, "files": [], "counters": {}, "model": {}, "tensors": {}}'),
+        _delete_description,
+    ],
+    ids=[
+        "a part cut short",
+        "a part lost",
+        "description cut short",
+        "description without fields",
+        "description of a wrong type",
+        "description without names",
+        "description with a list of files",
+        "description lost",
+    ],
 )
 def test_a_torn_checkpoint_is_skipped_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, tear: Any
 ) -> None:
-    save(tmp_path, 100)
-    torn = save(tmp_path, 200)
+    save_step(tmp_path, 100)
+    torn = save_step(tmp_path, 200)
     tear(torn)
     with caplog.at_level(logging.WARNING):
         found = newest_step(tmp_path)
@@ -100,57 +228,132 @@ def test_a_torn_checkpoint_is_skipped_and_named(
 
 def test_an_excepted_step_is_passed_over(tmp_path: Path) -> None:
     for step in (100, 200):
-        save(tmp_path, step)
+        save_step(tmp_path, step)
     found = find_newest(tmp_path, except_steps={200})
 
     assert found is not None
     assert found.counters.step == 100
 
 
+def test_a_step_is_found_by_its_number(tmp_path: Path) -> None:
+    for step in (100, 200):
+        save_step(tmp_path, step)
+    found = find(tmp_path, 100)
+
+    assert found is not None
+    assert found.counters.step == 100
+    assert find(tmp_path, 300) is None
+
+
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
     (tmp_path / "step-12").mkdir()
-    (tmp_path / ".writing-step-00000300-1-1").mkdir()
+    (tmp_path / ".writing-step-00000300-a").mkdir()
 
-    assert newest_step(tmp_path) is None
-    assert newest_step(tmp_path / "missing") is None
+    assert find_newest(tmp_path) is None
+    assert find_newest(tmp_path / "missing") is None
 
 
-def test_damage_inside_a_file_is_a_checkpoint_error(tmp_path: Path) -> None:
-    metadata = save(tmp_path, 100) / ".metadata"
-    metadata.write_bytes(b"\0" * metadata.stat().st_size)
-    found = find_newest(tmp_path)
-    assert found is not None
+def _zero_header(path: Path) -> None:
+    with (path / "part-00000.safetensors").open("r+b") as file:
+        file.write(b"\0" * 512)
 
-    with pytest.raises(CheckpointError, match="step-00000100 is damaged"):
-        found.load({"model.a": torch.empty(64, 3)})
+
+def _swap_part(path: Path) -> None:
+    """Put in a whole part of the same size that holds something else."""
+    part = path / "part-00000.safetensors"
+    content = part.read_bytes()
+    part.write_bytes(content.replace(b'"shape": [37, 20]', b'"shape": [20, 37]'))
+
+
+def _edit_index(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        description = json.loads((path / "checkpoint.json").read_text())
+        change(description["tensors"])
+        (path / "checkpoint.json").write_text(json.dumps(description))
+
+    return edit
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_zero_header, "damaged: Error while deserializing"),
+        (_swap_part, "damaged: part-00000.safetensors holds model.embed_tokens.weight as"),
+        (_edit_index(lambda tensors: tensors.pop(NORM)), f"damaged: it lacks the tensor {NORM}"),
+        (
+            _edit_index(lambda tensors: tensors[NORM]["blocks"].clear()),
+            f"damaged: it holds 0 of the 20 elements of {NORM}",
+        ),
+        (
+            _edit_index(lambda tensors: tensors[NORM].update(dtype="F64")),
+            rf"damaged: {NORM} is F64 \(20,\), expected \('F32', \(20,\)\)",
+        ),
+        (
+            _edit_index(lambda tensors: tensors[NORM].update(shape=[21])),
+            rf"damaged: {NORM} is F32 \(21,\), expected",
+        ),
+        (
+            _edit_index(lambda tensors: tensors[NORM]["blocks"][0].update(file="gone")),
+            "damaged: .*gone",
+        ),
+    ],
+    ids=[
+        "header zeroed",
+        "another part",
+        "tensor lost",
+        "block lost",
+        "another dtype",
+        "another size",
+        "no such file",
+    ],
+)
+def test_damage_inside_a_checkpoint_is_a_checkpoint_error(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(save_step(tmp_path, 100))
+    found = found_in(tmp_path)
+
+    with pytest.raises(CheckpointError, match=message):
+        found.load(make_shards(STATE, SINGLE, 0))
+
+
+def test_a_shard_that_is_covered_in_part_only_is_refused(tmp_path: Path) -> None:
+    path = save_step(tmp_path, 100)
+    _edit_index(lambda tensors: tensors[NORM]["blocks"][0].update(offset=[5], size=[15]))(path)
+    piece = Piece(shape=(20,), region=Region((0,), (10,)), copy=0, copies=1)
+
+    with pytest.raises(CheckpointError, match=r"holds 5 of the 10 elements of model.norm.weight"):
+        found_in(tmp_path).load({NORM: Shard(torch.zeros(10), piece)})
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    description = save(tmp_path, 1) / "checkpoint.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"format": 2}))
+    description = save_step(tmp_path, 1) / "checkpoint.json"
+    description.write_text(json.dumps({"format": 3, "everything": "else"}))
 
-    with pytest.raises(ConfigurationError, match="has format 2, and this version reads up to 1"):
+    with pytest.raises(ConfigurationError, match="has format 3, and this version reads up to 2"):
         find_newest(tmp_path)
 
 
 def test_another_shape_is_refused_by_field(tmp_path: Path) -> None:
-    found = read(save(tmp_path, 1))
+    found = read(save_step(tmp_path, 1))
     assert found is not None
     other = ModelShape(**{**found.model, "layers": 2, "hidden_size": 16})
 
-    with pytest.raises(ConfigurationError, match=r"layers: 1 .*, 2 declared; hidden_size: 8"):
+    with pytest.raises(ConfigurationError, match=r"layers: 4 .*, 2 declared; hidden_size: 20"):
         check_shape(found, other)
 
 
 def test_pruning_keeps_the_newest_valid_ones(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        save(tmp_path, step)
+        save_step(tmp_path, step)
     _truncate(tmp_path / "step-00000004")
     prune(tmp_path, keep=2)
 
     assert newest_step(tmp_path) == 3
-    assert {"step-00000002", "step-00000003"} <= set(steps(tmp_path))
-    assert "step-00000001" not in steps(tmp_path)
+    assert names_in(tmp_path) == ["step-00000002", "step-00000003", "step-00000004"]
 
 
 def test_pruning_removes_what_a_dead_writer_left_but_not_what_is_being_written(
@@ -162,58 +365,4 @@ def test_pruning_removes_what_a_dead_writer_left_but_not_what_is_being_written(
     os.utime(dead, (0, 0))
     prune(tmp_path, keep=1)
 
-    assert steps(tmp_path) == [".writing-live"]
-
-
-@pytest.mark.parametrize(
-    ("is_hit", "message"),
-    [
-        (lambda thread: thread is threading.main_thread(), "No space left on device"),
-        (lambda thread: thread is not threading.main_thread(), "tensors were not written"),
-    ],
-    ids=["in the calling thread", "in a thread of torch's"],
-)
-def test_a_full_disk_leaves_what_was_there(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    is_hit: Callable[[threading.Thread], bool],
-    message: str,
-) -> None:
-    save(tmp_path, 100)
-    sync = os.fsync
-    both_write = threading.Barrier(2, timeout=30)
-
-    def full(descriptor: int) -> None:
-        with suppress(threading.BrokenBarrierError):
-            both_write.wait()
-        if is_hit(threading.current_thread()):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        both_write.abort()  # the files that follow are written without waiting
-        sync(descriptor)
-
-    monkeypatch.setattr("os.fsync", full)
-    monkeypatch.setattr("threading.excepthook", lambda _: None)
-    with pytest.raises(CheckpointError, match=message):
-        save(tmp_path, 200)
-
-    assert steps(tmp_path) == ["step-00000100"]
-    assert newest_step(tmp_path) == 100
-
-
-def test_a_step_that_is_there_already_stays_and_a_torn_one_is_replaced(tmp_path: Path) -> None:
-    path = save(tmp_path, 100)
-    inode = path.stat().st_ino
-    save(tmp_path, 100)
-    assert path.stat().st_ino == inode
-    _truncate(path)
-    save(tmp_path, 100)
-
-    assert inode != path.stat().st_ino
-    assert newest_step(tmp_path) == 100
-
-
-def test_the_format_knows_no_mesh(tmp_path: Path) -> None:
-    description = json.loads((save(tmp_path, 1) / "checkpoint.json").read_text())
-
-    assert set(description) == {"format", "counters", "model", "files"}
-    assert description["format"] == checkpoint.FORMAT
+    assert names_in(tmp_path) == [".writing-live"]

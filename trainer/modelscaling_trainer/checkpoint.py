@@ -1,7 +1,8 @@
-"""Checkpoints on disk: their names, what makes one valid, finding, loading, publishing, pruning.
+"""Checkpoints on disk: what makes one valid, finding, loading and pruning them.
 
-A checkpoint is a directory `step-00000200` with tensors as torch.distributed.checkpoint writes
-them, under names that know no mesh, and `checkpoint.json`, which says what they are. It is
+A checkpoint is a directory `step-00000200` with a file of tensors for each process that wrote it,
+and `checkpoint.json`, which says what they are and where each block of each tensor is. Nothing in
+it knows the mesh: whoever holds a region of a tensor reads the blocks that it overlaps. It is
 written under another name and renamed when every byte is on the disk, so whatever has the name
 was whole once. A file that was lost or cut short since shows in the sizes that the description
 lists; such a checkpoint is skipped with a line in the log.
@@ -12,34 +13,38 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import shutil
-import time
-import warnings
+from collections import defaultdict
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
+from modelscaling_trainer.checkpoint_directory import (
+    name_of,
+    remove,
+    remove_abandoned,
+    steps_in,
+    sync_directory,
+)
+from modelscaling_trainer.checkpoint_index import from_json, to_json
+from modelscaling_trainer.checkpoint_part import dtype_name
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.state import NOTHING, Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor
-    from torch.distributed.checkpoint.metadata import Metadata
-
+    from modelscaling.layout import Region
     from modelscaling.shape import ModelShape
+    from modelscaling_trainer.checkpoint_index import Stored, StoredTensor
+    from modelscaling_trainer.shard import Shard
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """The version of the format; a newer one is refused."""
 _DESCRIPTION = "checkpoint.json"
-_NAME = re.compile(r"step-(\d{8,})")
-_TEMPORARY = ".writing-"
-_ABANDONED_AFTER_S = 3600.0
-"""A temporary directory that nobody has written to for so long is of a process that died."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,22 +55,69 @@ class Checkpoint:
     counters: Counters
     model: dict[str, Any]
     """The shape of its model, by field."""
+    tensors: Mapping[str, StoredTensor]
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Fill tensors in place.
+    def load(self, shards: Mapping[str, Shard]) -> None:
+        """Fill tensors in place, by their names; reads no more than what they hold.
 
         Raises:
-            CheckpointError: its files are damaged; the tensors may be half filled.
+            CheckpointError: it is damaged, or lacks something of them; they may be half filled.
         """
-        # Slow to import (it brings sympy); the writer does it while the first steps are taken.
-        from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
-        from torch.distributed.checkpoint.state_dict_loader import load  # noqa: PLC0415
-
-        _expect_single_process()
         try:
-            load(dict(tensors), checkpoint_id=self.path, no_dist=True)
-        except (Exception, CheckpointException) as error:  # which is a BaseException
+            for file, reads in self._plan(shards).items():
+                with safe_open(self.path / file, "pt") as part:
+                    for read in reads:
+                        _fill(part, read)
+        except (OSError, SafetensorError, ValueError) as error:
             raise CheckpointError(f"checkpoint {self.path} is damaged: {error}") from error
+
+    def _plan(self, shards: Mapping[str, Shard]) -> dict[str, list[_Read]]:
+        """Return what to read of each file, so that each is opened once, one at a time."""
+        plan: dict[str, list[_Read]] = defaultdict(list)
+        for name, shard in shards.items():
+            stored = self._stored(name, shard)
+            found = 0
+            for block in stored.blocks:
+                overlap = block.region.intersect(shard.piece.region)
+                if overlap is not None:
+                    plan[block.file].append(_Read(name, shard, block, overlap))
+                    found += overlap.elements
+            if found != shard.piece.region.elements:
+                raise ValueError(
+                    f"it holds {found} of the {shard.piece.region.elements} elements of "
+                    f"{name} from {shard.piece.region.offset}"
+                )
+        return plan
+
+    def _stored(self, name: str, shard: Shard) -> StoredTensor:
+        """Return where a tensor is; refuse one that is not what the shard is of."""
+        if name not in self.tensors:
+            raise ValueError(f"it lacks the tensor {name}")
+        stored = self.tensors[name]
+        expected = (dtype_name(shard.tensor.dtype), shard.piece.shape)
+        if (stored.dtype, stored.shape) != expected:
+            raise ValueError(f"{name} is {stored.dtype} {stored.shape}, expected {expected}")
+        return stored
+
+
+class _Read(NamedTuple):
+    """A block of a file, and what of it goes into a shard."""
+
+    name: str
+    shard: Shard
+    block: Stored
+    overlap: Region
+
+
+def _fill(part: safe_open, read: _Read) -> None:
+    stored = part.get_slice(read.name)  # type: ignore[no-untyped-call]
+    if tuple(stored.get_shape()) != read.block.region.size:
+        raise ValueError(
+            f"{read.block.file} holds {read.name} as {stored.get_shape()}, and the index says "
+            f"{read.block.region.size}"
+        )
+    target = read.shard.tensor.detach()[read.overlap.within(read.shard.piece.region)]
+    target.copy_(stored[read.overlap.within(read.block.region)])
 
 
 def find_newest(directory: Path, *, except_steps: Collection[int] = ()) -> Checkpoint | None:
@@ -74,15 +126,15 @@ def find_newest(directory: Path, *, except_steps: Collection[int] = ()) -> Check
     Raises:
         ConfigurationError: it is of a newer format.
     """
-    for step in sorted(_steps(directory), reverse=True):
-        if step not in except_steps and (checkpoint := read(directory / _name(step))):
+    for step in sorted(steps_in(directory), reverse=True):
+        if step not in except_steps and (checkpoint := read(directory / name_of(step))):
             return checkpoint
     return None
 
 
 def find(directory: Path, step: int) -> Checkpoint | None:
     """Return the checkpoint of a step, or None where it is torn or not there."""
-    return read(directory / _name(step))
+    return read(directory / name_of(step))
 
 
 def read(path: Path) -> Checkpoint | None:
@@ -93,21 +145,17 @@ def read(path: Path) -> Checkpoint | None:
     """
     try:
         description = json.loads((path / _DESCRIPTION).read_text())
-        torn = [
-            name
-            for name, size in description["files"].items()
-            if (path / name).stat().st_size != size
-        ]
-    except (OSError, ValueError, KeyError) as error:
-        _log.warning("skipping the torn checkpoint %s: %s", path, error)
+        _check_format(path, description["format"])
+        _check_sizes(path, description["files"])
+        return Checkpoint(
+            path=path,
+            counters=Counters(**description["counters"]),
+            model=description["model"],
+            tensors=from_json(description["tensors"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("skipping the torn checkpoint %s: %r", path, error)
         return None
-    if torn:
-        _log.warning("skipping the torn checkpoint %s: %s are cut short", path, torn)
-        return None
-    _check_format(path, description)
-    return Checkpoint(
-        path=path, counters=Counters(**description["counters"]), model=description["model"]
-    )
 
 
 def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
@@ -130,130 +178,57 @@ def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
         )
 
 
-def write(
-    directory: Path, tensors: dict[str, Tensor], counters: Counters, shape: ModelShape
-) -> None:
-    """Write a checkpoint and publish it under its step's name.
-
-    Raises:
-        CheckpointError: the directory cannot be written, or is full; what was there is whole.
-    """
-    from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
-    from torch.distributed.checkpoint.filesystem import FileSystemWriter  # noqa: PLC0415
-    from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
-
-    _expect_single_process()
-    temporary = directory / f"{_TEMPORARY}{_name(counters.step)}-{os.getpid()}-{time.time_ns()}"
-    try:
-        temporary.mkdir(parents=True)
-        writer = FileSystemWriter(temporary, thread_count=2)
-        metadata = save(dict(tensors), storage_writer=writer, no_dist=True)
-        _check_complete(metadata, tensors)
-        _write_description(temporary, counters, shape)
-        _publish(temporary, directory / _name(counters.step))
-    except (Exception, CheckpointException) as error:  # which is a BaseException
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"could not write a checkpoint below {str(directory)!r}: {_cause(error)}; those "
-            f"before it are whole; make room on the volume, or make it writable"
-        ) from error
+def step_of(checkpoint: Checkpoint | None) -> int:
+    """Return a checkpoint's step, or NOTHING."""
+    return NOTHING if checkpoint is None else checkpoint.counters.step
 
 
 def prune(directory: Path, *, keep: int) -> None:
     """Remove all but the newest `keep` valid checkpoints, and what a dead writer left."""
-    valid = [step for step in _steps(directory) if read(directory / _name(step)) is not None]
+    valid = [step for step in steps_in(directory) if read(directory / name_of(step)) is not None]
     for step in sorted(valid)[:-keep]:
-        _remove(directory / _name(step))
-    for path in directory.glob(f"{_TEMPORARY}*"):
-        if _is_abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
+        remove(directory / name_of(step))
+    remove_abandoned(directory)
 
 
-def _check_complete(metadata: Metadata, tensors: dict[str, Tensor]) -> None:
-    """Refuse what lacks a tensor: torch loses the error of all but one of its writer threads."""
-    written = {index.fqn for index in metadata.storage_data or {}}
-    lost = tensors.keys() - written
-    if lost:
-        raise OSError(f"{len(lost)} of {len(tensors)} tensors were not written")
+def write_description(
+    path: Path,
+    *,
+    counters: Counters,
+    shape: ModelShape,
+    files: Sequence[str],
+    tensors: Mapping[str, StoredTensor],
+) -> None:
+    """Write what makes the files in a directory a checkpoint, and return when the names of all
+    are on the disk.
 
-
-def _expect_single_process() -> None:
-    """Silence torch's guess that a save without collectives may not be meant."""
-    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-
-
-def _cause(error: BaseException) -> str:
-    """Return why writing failed; torch hides it in a report for each rank."""
-    failures = getattr(error, "failures", {})
-    return "; ".join(str(cause) for cause, _ in failures.values()) or str(error)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _steps(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    matches = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-    return [int(match[1]) for match in matches if match]
-
-
-def _check_format(path: Path, description: dict[str, Any]) -> None:
-    if description["format"] > FORMAT:
-        raise ConfigurationError(
-            "CheckpointTooNew",
-            f"checkpoint {path} has format {description['format']}, and this version reads up to "
-            f"{FORMAT}; use the version that wrote it, or a newer one",
-        )
-
-
-def _write_description(path: Path, counters: Counters, shape: ModelShape) -> None:
+    Raises:
+        OSError: it cannot be written.
+    """
     description = {
         "format": FORMAT,
         "counters": asdict(counters),
         "model": asdict(shape),
-        "files": {file.name: file.stat().st_size for file in sorted(path.iterdir())},
+        "files": {name: (path / name).stat().st_size for name in files},
+        "tensors": to_json(tensors),
     }
     with (path / _DESCRIPTION).open("w") as file:
-        json.dump(description, file, indent=2)
+        json.dump(description, file)
         file.flush()
         os.fsync(file.fileno())
-    _sync_directory(path)
+    sync_directory(path)
 
 
-def _publish(temporary: Path, final: Path) -> None:
-    if final.exists():
-        if read(final) is not None:  # another process of the run was faster
-            shutil.rmtree(temporary)
-            return
-        _remove(final)
-    temporary.rename(final)
-    _sync_directory(final.parent)
+def _check_format(path: Path, version: int) -> None:
+    if version > FORMAT:
+        raise ConfigurationError(
+            "CheckpointTooNew",
+            f"checkpoint {path} has format {version}, and this version reads up to {FORMAT}; use "
+            f"the version that wrote it, or a newer one",
+        )
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint so that a crash in the middle leaves nothing that looks like one."""
-    condemned = path.with_name(f"{_TEMPORARY}{path.name}-removed-{time.time_ns()}")
-    path.rename(condemned)
-    shutil.rmtree(condemned, ignore_errors=True)
-
-
-def _is_abandoned(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S
-    except OSError:
-        return False  # somebody else has removed or renamed it
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def step_of(checkpoint: Checkpoint | None) -> int:
-    """Return a checkpoint's step, or NOTHING."""
-    return NOTHING if checkpoint is None else checkpoint.counters.step
+def _check_sizes(path: Path, files: Mapping[str, int]) -> None:
+    torn = [name for name, size in files.items() if (path / name).stat().st_size != size]
+    if torn:
+        raise ValueError(f"{torn} are cut short")

@@ -1,102 +1,250 @@
-"""Saving while training goes on: a copy is taken at once, and written by a thread.
+"""Saving while training goes on: a thread copies what this process is to write, then writes it.
 
-With data parallelism every rank holds the whole state, so rank 0 alone writes, and no collective
-runs beside those of training.
+Weights and moments change only in the optimizer's step, so the copy is taken while the next step
+is computed; `settle()` waits for it before they change. No collective runs: which block is whose
+follows from the layout, and the first process of the group gathers the parts on the file system
+that all share.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 import time
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 
-from modelscaling_trainer.checkpoint import prune, write
-from modelscaling_trainer.errors import CheckpointError
+from modelscaling_trainer.checkpoint import prune
+from modelscaling_trainer.checkpoint_attempt import Attempt, GivenUpError
+from modelscaling_trainer.checkpoint_part import Block, dtype_name, in_file_order
+from modelscaling_trainer.checkpoint_share import share
+from modelscaling_trainer.checkpoint_staging import Staging
+from modelscaling_trainer.errors import CheckpointError, DivergedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
     from modelscaling.shape import ModelShape
-    from modelscaling_trainer.state import Counters, TrainingState
+    from modelscaling_trainer.shard import Shard
+    from modelscaling_trainer.state import Counters
 
 _log = logging.getLogger(__name__)
 
+PARTS_TIMEOUT_S = 300.0
+"""How long the first process waits, after its own part, for those of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A process' place in a group."""
+
+    token: str
+    rank: int
+    ranks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Save:
+    """What one call of `save` is about."""
+
+    attempt: Attempt
+    counters: Counters
+    learning_rate: float
+    blocks: list[Block]
+    tensors: list[Tensor]
+    """What the blocks are copied from."""
+    ready: torch.cuda.Event | None
+    started: float
+    is_copied: threading.Event = field(default_factory=threading.Event)
+    give_up: threading.Event = field(default_factory=threading.Event)
+
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time into a directory."""
+    """Writes this process' part of one checkpoint at a time; rank 0 publishes it."""
 
-    def __init__(self, directory: Path, *, keep: int, shape: ModelShape) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        shape: ModelShape,
+        parts_timeout_s: float = PARTS_TIMEOUT_S,
+    ) -> None:
+        """`keep` is how many checkpoints stay; `begin_group` comes before the first save."""
         self._directory = directory
         self._keep = keep
         self._shape = shape
-        self._staged: dict[str, Tensor] = {}
-        self._thread: threading.Thread | None = None
-        self._importing: threading.Thread | None = None
-        self._error: CheckpointError | None = None
+        self._parts_timeout_s = parts_timeout_s
+        self._staging = Staging()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._place: _Place | None = None
+        self._save: _Save | None = None
+        self._result: Future[None] | None = None
         self.written_step: int | None = None
         """The step of the newest checkpoint that this process has published."""
         self.written_seconds: float | None = None
-        """How long that one took from its copy to its publication."""
+        """How long that one took from its save to its publication."""
 
-    def warm_up(self) -> None:
-        """Import what saving and loading need in the background, once: 3 s that no first step
-        waits for and no recovery has to spend.
+    def begin_group(self, token: str, *, rank: int, ranks: int) -> None:
+        """Take a place in a group that saves together.
+
+        `token` is the same for all of them, is a part of a file's name, and is used by no other
+        group in the same directory, be it of an earlier start of the run. A checkpoint of the
+        group before is published if its parts come before the next save.
         """
-        if self._importing is None:
-            load = partial(importlib.import_module, "torch.distributed.checkpoint")
-            self._importing = threading.Thread(target=load, name="import", daemon=True)
-            self._importing.start()
+        self._place = _Place(token=token, rank=rank, ranks=ranks)
 
-    def save(self, state: TrainingState) -> None:
-        """Copy the state, which blocks, and write the copy in the background.
+    def prepare(self, shards: Mapping[str, Shard]) -> None:
+        """Take the memory for saving these in the background: new pages take several times longer
+        than copying into old ones, and the first save would wait for them.
+        """
+        _, tensors = _sources(shards)
+        self._thread.submit(self._staging.prepare, tensors, _ready(shards))
 
-        Waits for the checkpoint before it.
+    def save(
+        self, shards: Mapping[str, Shard], counters: Counters, *, learning_rate: float
+    ) -> None:
+        """Begin to save the state, on every rank of the group; `settle` before it changes.
+
+        Waits for the checkpoint before it, unless that is of another group. `learning_rate` is
+        for the message of a state that has diverged.
 
         Raises:
             CheckpointError: the one before could not be written.
+            DivergedError: the one before was not finite.
         """
+        if self._place is None:
+            raise RuntimeError("begin_group() was not called, so nobody knows who else writes")
+        if self._save is not None and self._save.attempt.token != self._place.token:
+            self._save.give_up.set()
         self.wait()
         started = time.monotonic()
-        self._stage(state.tensors())
-        self._thread = threading.Thread(
-            target=self._write, args=(state.counters, started), name="checkpoint"
+        blocks, tensors = _sources(shards)
+        self._save = _Save(
+            attempt=Attempt(
+                directory=self._directory,
+                step=counters.step,
+                token=self._place.token,
+                rank=self._place.rank,
+                ranks=self._place.ranks,
+            ),
+            counters=counters,
+            learning_rate=learning_rate,
+            blocks=blocks,
+            tensors=tensors,
+            ready=_ready(shards),
+            started=started,
         )
-        self._thread.start()
+        self._result = self._thread.submit(self._run, self._save)
 
-    def wait(self) -> None:
-        """Wait until nothing is being written.
+    def settle(self) -> None:
+        """Wait until the state may change: until the copy of it is taken.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: it is known by now that the checkpoint could not be written.
+            DivergedError: it is known by now that the state is not finite.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _stage(self, tensors: dict[str, Tensor]) -> None:
-        """Copy into memory that is kept: touching new pages takes longer than copying."""
-        for name, tensor in tensors.items():
-            if name not in self._staged:
-                self._staged[name] = torch.empty_like(tensor, device="cpu")
-            self._staged[name].copy_(tensor)
-
-    def _write(self, counters: Counters, started: float) -> None:
-        try:
-            write(self._directory, self._staged, counters, self._shape)
-            self.written_step = counters.step
-            self.written_seconds = time.monotonic() - started
-            prune(self._directory, keep=self._keep)
-        except CheckpointError as error:
-            self._error = error  # raised by wait(), in the caller's thread
+        if self._save is None or self._result is None:
             return
-        _log.info("wrote the checkpoint of step %d", counters.step)
+        self._save.is_copied.wait()
+        if self._result.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until this rank's part is written; on rank 0, until the checkpoint is published.
+
+        Raises:
+            CheckpointError: it could not be written, by this rank or, on rank 0, by another.
+            DivergedError: the state is not finite, so it is not published.
+        """
+        result, self._result, self._save = self._result, None, None
+        if result is not None:
+            result.result()
+
+    def _run(self, save: _Save) -> None:
+        """Copy, write, and on rank 0 publish; in the thread."""
+        try:
+            self._write(save)
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            failure = CheckpointError(
+                f"could not write a checkpoint below {str(self._directory)!r}: {error}; those "
+                f"before it are whole; make room on the volume, or make it writable"
+            )
+            self._end_failed(save, failure)
+            raise failure from error
+        except (CheckpointError, DivergedError) as error:
+            self._end_failed(save, error)
+            raise
+        except GivenUpError as error:
+            _log.warning("gave up the checkpoint of step %d: %s", save.counters.step, error)
+            if save.attempt.rank == 0:
+                save.attempt.discard()
+
+    def _write(self, save: _Save) -> None:
+        try:
+            self._staging.copy(save.tensors, save.ready)
+        finally:
+            save.is_copied.set()
+        if not self._staging.is_finite():
+            raise DivergedError(
+                f"the state of step {save.counters.step} is not finite, so it is not saved; "
+                f"lower training.learningRate={save.learning_rate:g}"
+            )
+        save.attempt.write(save.blocks, self._staging.data)
+        if save.attempt.rank == 0:
+            self._publish(save)
+
+    def _publish(self, save: _Save) -> None:
+        try:
+            save.attempt.wait_for_parts(timeout_s=self._parts_timeout_s, give_up=save.give_up)
+        except GivenUpError as error:
+            if self._place is None or save.attempt.token != self._place.token:
+                raise
+            raise CheckpointError(
+                f"the checkpoint of step {save.counters.step} is not complete: {error} within "
+                f"{self._parts_timeout_s:g} s; their logs say why"
+            ) from error
+        save.attempt.publish(save.counters, self._shape)
+        self.written_step = save.counters.step
+        self.written_seconds = time.monotonic() - save.started
+        _log.info("wrote the checkpoint of step %d", save.counters.step)
+        prune(self._directory, keep=self._keep)
+
+    def _end_failed(self, save: _Save, error: CheckpointError | DivergedError) -> None:
+        if save.attempt.rank == 0:
+            save.attempt.discard()
+        else:
+            save.attempt.report(error)
+
+
+def _sources(shards: Mapping[str, Shard]) -> tuple[list[Block], list[Tensor]]:
+    """Return the blocks that this process writes in the order of its file, and what each is
+    copied from.
+    """
+    found = {}
+    for name, shard in shards.items():
+        tensor, piece = shard.tensor.detach(), shard.piece
+        region = share(name, piece, element_bytes=tensor.element_size())
+        if region is not None:
+            block = Block(
+                name=name, dtype=dtype_name(tensor.dtype), shape=piece.shape, region=region
+            )
+            found[block] = tensor[region.within(piece.region)]
+    blocks = in_file_order(list(found))
+    return blocks, [found[block] for block in blocks]
+
+
+def _ready(shards: Mapping[str, Shard]) -> torch.cuda.Event | None:
+    """Return what a device has to do before its tensors are those of now; None on a CPU."""
+    devices = {shard.tensor.device for shard in shards.values() if shard.tensor.is_cuda}
+    if not devices:
+        return None
+    ready: torch.cuda.Event = torch.cuda.current_stream(devices.pop()).record_event()
+    return ready
