@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,7 +174,8 @@ def _checked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def _until_raised(writer: CheckpointWriter, end: str) -> None:
     """Call a method again and again, as a loop of steps does, until it raises."""
-    for _ in range(100_000):
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
         getattr(writer, end)()
 
 
@@ -296,6 +298,30 @@ def test_rank_0_learns_at_once_that_another_rank_could_not_write(
     with pytest.raises(CheckpointError, match=r"could not write part-00001: .*No space left"):
         writers[0].wait()
     assert names_in(tmp_path) == []
+
+
+def test_a_ranks_own_part_is_waited_for_without_the_others(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path, ranks=2, parts_timeout_s=600)
+    save(writer, 1, mesh=TWO)
+    writer.wait_for_part()
+
+    assert names_in(tmp_path / ".writing-step-00000001-a") == ["part-00000.safetensors"]
+    writer.begin_group("b", rank=0, ranks=1)
+    save(writer, 2)
+    writer.wait()
+
+
+def test_an_own_part_that_could_not_be_written_is_an_error_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_part(monkeypatch, "part-00000")
+    writer = make_writer(tmp_path, ranks=2)
+    save(writer, 1, mesh=TWO)
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        writer.wait_for_part()
+    writer.wait_for_part()
+    writer.wait()
 
 
 def test_a_part_that_never_comes_is_an_error_in_the_same_group(tmp_path: Path) -> None:

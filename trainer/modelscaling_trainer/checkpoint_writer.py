@@ -26,7 +26,7 @@ from modelscaling_trainer.checkpoint_staging import Staging
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -63,6 +63,7 @@ class _Save:
     ready: torch.cuda.Event | None
     started: float
     is_copied: threading.Event = field(default_factory=threading.Event)
+    is_written: threading.Event = field(default_factory=threading.Event)
     give_up: threading.Event = field(default_factory=threading.Event)
 
 
@@ -86,7 +87,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._place: _Place | None = None
         self._save: _Save | None = None
-        self._result: Future[None] | None = None
+        self._tasks: list[Future[None]] = []
         self.written_step: int | None = None
         """The step of the newest checkpoint that this process has published."""
         self.written_seconds: float | None = None
@@ -142,7 +143,9 @@ class CheckpointWriter:
             ready=_ready(shards),
             started=started,
         )
-        self._result = self._thread.submit(self._run, self._save)
+        self._tasks = [self._thread.submit(self._run, self._save, self._write)]
+        if self._place.rank == 0:
+            self._tasks.append(self._thread.submit(self._run, self._save, self._publish))
 
     def settle(self) -> None:
         """Wait until the state may change: until the copy of it is taken.
@@ -151,10 +154,20 @@ class CheckpointWriter:
             CheckpointError: it is known by now that the checkpoint could not be written.
             DivergedError: it is known by now that the state is not finite.
         """
-        if self._save is None or self._result is None:
+        if self._save is None:
             return
         self._save.is_copied.wait()
-        if self._result.done():
+        if any(task.done() and task.exception() is not None for task in self._tasks):
+            self.wait()
+
+    def wait_for_part(self) -> None:
+        """Wait until this rank's part is written, which does not depend on other ranks.
+
+        Raises:
+            CheckpointError: it could not be written.
+            DivergedError: it is not finite.
+        """
+        if self._tasks and self._tasks[0].exception() is not None:
             self.wait()
 
     def wait(self) -> None:
@@ -164,14 +177,14 @@ class CheckpointWriter:
             CheckpointError: it could not be written, by this rank or, on rank 0, by another.
             DivergedError: the state is not finite, so it is not published.
         """
-        result, self._result, self._save = self._result, None, None
-        if result is not None:
-            result.result()
+        tasks, self._tasks, self._save = self._tasks, [], None
+        for task in tasks:
+            task.result()
 
-    def _run(self, save: _Save) -> None:
-        """Copy, write, and on rank 0 publish; in the thread."""
+    def _run(self, save: _Save, work: Callable[[_Save], None]) -> None:
+        """Do a part of a save in the thread; tell the caller, and rank 0, what goes wrong."""
         try:
-            self._write(save)
+            work(save)
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             failure = CheckpointError(
                 f"could not write a checkpoint below {str(self._directory)!r}: {error}; those "
@@ -198,10 +211,11 @@ class CheckpointWriter:
                 f"lower training.learningRate={save.learning_rate:g}"
             )
         save.attempt.write(save.blocks, self._staging.data)
-        if save.attempt.rank == 0:
-            self._publish(save)
+        save.is_written.set()
 
     def _publish(self, save: _Save) -> None:
+        if not save.is_written.is_set():
+            return
         try:
             save.attempt.wait_for_parts(timeout_s=self._parts_timeout_s, give_up=save.give_up)
         except GivenUpError as error:
