@@ -6,6 +6,7 @@ milliseconds.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
-DEADLINE_S = 100.0
+DEADLINE_S = 300.0
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -191,6 +192,7 @@ def _train(run: Run, pipe: Connection, requests: Requests, assignment: dict[str,
         )
         result["outcome"] = outcome.value
     except Exception as error:  # noqa: BLE001 - the test judges it
+        logging.getLogger(__name__).exception("training failed")
         result["error"], result["message"] = type(error).__name__, str(error)
     result["seconds"] = time.monotonic() - started
     pipe.send(("result", result))

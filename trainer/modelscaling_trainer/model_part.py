@@ -66,6 +66,7 @@ class ModelPart:
                 shard_weights(stage, groups.shards, keeps_gathered=self.mesh.pipeline > 1)
         for stage in self.stages:
             stage.to_empty(device=self._device)
+            stage.tie()  # which to_empty has undone
             stage.set_rotary_tables()
         if self.mesh.context > 1:
             from modelscaling_trainer.parallel.context import cut_context  # noqa: PLC0415

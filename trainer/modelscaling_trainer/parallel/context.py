@@ -65,25 +65,29 @@ class ContextAttention:
 
     def _gather(self, x_BKTD: Tensor) -> Tensor:
         """Return the whole context (B, K, S, D), in its order."""
-        gathered = cast("Tensor", _Gather.apply(x_BKTD, self._group))  # (n, B, K, T, D)
-        early, late = gathered.chunk(2, dim=3)
-        return torch.cat((*early.unbind(), *late.flip(0).unbind()), dim=2)
+        parts = cast("Tensor", _Gather.apply(x_BKTD, self._group)).chunk(self._parts)
+        early = [part.chunk(2, dim=2)[0] for part in parts]
+        late = [part.chunk(2, dim=2)[1] for part in reversed(parts)]
+        return torch.cat((*early, *late), dim=2)
 
 
 class _Gather(torch.autograd.Function):
-    """All parts, stacked; the gradient of a part is the sum of what all have of it."""
+    """All parts, one after the other along the first axis; the gradient of a part is the sum of
+    what all have of it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:  # noqa: ANN401
         ctx.group = group
         x = x.contiguous()
-        gathered = x.new_empty((group.size(), *x.shape))
+        gathered = x.new_empty((group.size() * x.shape[0], *x.shape[1:]))
         dist.all_gather_into_tensor(gathered, x, group=group)
         return gathered
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         gradient = gradient.contiguous()
-        mine = gradient.new_empty(gradient.shape[1:])
+        parts = ctx.group.size()
+        mine = gradient.new_empty((gradient.shape[0] // parts, *gradient.shape[1:]))
         dist.reduce_scatter_tensor(mine, gradient, group=ctx.group)
         return mine, None

@@ -15,7 +15,7 @@ from modelscaling.mesh import AXES
 from modelscaling_trainer.process_group import COLLECTIVE_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from modelscaling.mesh import Mesh
 
@@ -82,10 +82,7 @@ def axis_groups(mesh: Mesh, *, rank: int, device: torch.device) -> AxisGroups:
 
 def _own_group(mesh: Mesh, rank: int, *axes: str) -> dist.ProcessGroup:
     """Make the groups of ranks that differ on these axes only; return the own one."""
-    own = None
-    for ranks in _along(mesh, axes):
-        group = _group(ranks)
-        own = group if rank in ranks else own
+    own = _make(_along(mesh, axes), rank)
     assert own is not None
     return own
 
@@ -93,11 +90,18 @@ def _own_group(mesh: Mesh, rank: int, *axes: str) -> dist.ProcessGroup:
 def _ends(mesh: Mesh, rank: int) -> dist.ProcessGroup | None:
     if mesh.pipeline == 1:
         return None
+    return _make(((ranks[0], ranks[-1]) for ranks in _along(mesh, ("pipeline",))), rank)
+
+
+def _make(sets: Iterable[Sequence[int]], rank: int) -> dist.ProcessGroup | None:
+    """Make a group of each set of ranks; return the one that `rank` is in."""
     own = None
-    for ranks in _along(mesh, ("pipeline",)):
-        ends = [ranks[0], ranks[-1]]
-        group = _group(ends)
-        own = group if rank in ends else own
+    for ranks in sets:
+        # The timeout is said explicitly: torch's default is half an hour.
+        group = dist.new_group(list(ranks), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+        if rank in ranks:
+            assert isinstance(group, dist.ProcessGroup)
+            own = group
     return own
 
 
@@ -111,10 +115,3 @@ def _along(mesh: Mesh, axes: tuple[str, ...]) -> Iterator[list[int]]:
             mesh.rank({**place, **dict(zip(axes, along, strict=True))})
             for along in product(*(range(sizes[axis]) for axis in axes))
         ]
-
-
-def _group(ranks: list[int]) -> dist.ProcessGroup:
-    # Said explicitly: torch's default is half an hour.
-    group = dist.new_group(ranks, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
-    assert isinstance(group, dist.ProcessGroup)
-    return group

@@ -35,6 +35,7 @@ def shard_weights(stage: Decoder, mesh: DeviceMesh, *, keeps_gathered: bool) -> 
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps_gathered)
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
 
 
 def sum_over_copies_in_next_backward(stage: Decoder, *, is_due: bool) -> None:
