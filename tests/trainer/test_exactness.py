@@ -80,7 +80,9 @@ def test_a_mesh_trains_as_one_process_does(
     together = _train(_run(text, training__micro_batch_size=_largest(mesh)), mesh, tmp_path)
 
     assert len(alone.losses) == 50
-    assert [(result.outcome, result.message) for result in together] == [("Complete", "")] * mesh.size
+    assert [(result.outcome, result.message) for result in together] == [
+        ("Complete", "")
+    ] * mesh.size
     for result in together:
         assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
         assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-3)

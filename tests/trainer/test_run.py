@@ -225,7 +225,7 @@ def test_a_torn_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
     [undisturbed] = _train(start_workers(1, run, checkpoint_directory=directory))
     for step in (30, 40):
         _tear(directory / f"step-{step:08d}")
-    (directory / "step-00000050" / ".metadata").unlink()
+    (directory / "step-00000050" / "checkpoint.json").unlink()
     again = _train(start_workers(2, run, checkpoint_directory=directory))
 
     assert again[0].progress[0].step == 21
@@ -234,7 +234,7 @@ def test_a_torn_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
 
 
 def _tear(checkpoint: Path) -> None:
-    file = next(checkpoint.glob("*.distcp"))
+    file = next(checkpoint.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
 
 
@@ -244,8 +244,8 @@ def test_a_damaged_checkpoint_of_the_right_size_is_left_on_all_ranks(
     run = make_run(text, checkpoint={"every_steps": 10, "keep": 5})
     directory = tmp_path / "run"
     _train(start_workers(1, run, checkpoint_directory=directory, stop_at_step=20))
-    metadata = directory / "step-00000020" / ".metadata"
-    metadata.write_bytes(b"\0" * metadata.stat().st_size)
+    part = directory / "step-00000020" / "part-00000.safetensors"
+    part.write_bytes(b"\0" * part.stat().st_size)
     again = _train(start_workers(2, run, checkpoint_directory=directory))
 
     assert [result.outcome for result in again] == ["Complete"] * 2

@@ -83,13 +83,11 @@ class Loop:
             if self._is_validation_due():
                 self.validation_loss = self._validate()
             outcome = self._outcome(agreed)
-            if outcome is not None and Request.REFORM not in agreed.requests:
+            if outcome is not None and not self._stays_in_memory(agreed):
                 self._save_and_wait()
             elif self._is_checkpoint_due(agreed):
                 self._save()
             self._tell(agreed)
-            if self.writer is not None:
-                self.writer.warm_up()
             if outcome is not None:
                 return outcome
 
@@ -131,6 +129,13 @@ class Loop:
             return Outcome.STOPPED
         return None
 
+    def _stays_in_memory(self, agreed: StepReport) -> bool:
+        """Whether another group will find the state in memory, whoever leaves: any process is
+        enough only where each holds all of it.
+        """
+        mesh = self.group.mesh
+        return Request.REFORM in agreed.requests and mesh.dataReplicate == mesh.size
+
     def _is_checkpoint_due(self, agreed: StepReport) -> bool:
         settings = self.configuration.checkpoint
         if self.writer is None or settings is None:
@@ -138,29 +143,28 @@ class Loop:
         return Request.CHECKPOINT in agreed.requests or self.state.step % settings.every_steps == 0
 
     def _save(self) -> None:
-        """Save in the background; rank 0 writes what all hold."""
-        if not self.state.is_finite():
-            raise DivergedError(
-                f"the weights of step {self.state.step} are not finite, so they are not saved; "
-                f"lower training.learningRate={self.configuration.optimizer.learning_rate:g}"
+        """Save in the background; each rank writes its part."""
+        if self.writer is not None:
+            self.writer.save(
+                self.state.shards(),
+                self.state.counters,
+                learning_rate=self.configuration.optimizer.learning_rate,
             )
-        if self.writer is not None and self.group.rank == 0:
-            self.writer.save(self.state)
 
     def _save_and_wait(self) -> None:
         """Save, and return on every rank when the checkpoint is there."""
         if self.writer is None or self.checkpoint_step == self.state.step:
             return
         self.listeners.on_phase("Saving")
-        failure: CheckpointError | None = None
-        try:
+
+        def write() -> None:
+            assert self.writer is not None
             self._save()
-            self.writer.wait()
-        except CheckpointError as error:
-            failure = error
-        messages = [answer["failure"] for answer in all_gather({"failure": str(failure or "")})]
-        if any(messages):
-            raise CheckpointError(next(filter(None, messages))) from failure
+            self.writer.wait_for_part()
+
+        # The first rank waits for the others' parts, so it first hears that they could be written.
+        _together(write)
+        _together(self.writer.wait)
         self.checkpoint_step = self.state.step
 
     def _tell(self, agreed: StepReport | None) -> None:
@@ -202,3 +206,17 @@ def _peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _together(save: Callable[[], None]) -> None:
+    """Do something that may fail to save, on all ranks; what fails on one fails on all."""
+    failure: CheckpointError | DivergedError | None = None
+    try:
+        save()
+    except (CheckpointError, DivergedError) as error:
+        failure = error
+    for answer in all_gather({"failure": failure and (type(failure).__name__, failure.message)}):
+        if answer["failure"] is not None:
+            kind, message = answer["failure"]
+            is_diverged = kind == DivergedError.__name__
+            raise (DivergedError if is_diverged else CheckpointError)(message) from failure

@@ -73,15 +73,20 @@ class ModelPart:
 
             for stage in self.stages:
                 cut_context(stage, groups.context)
-        pieces = layout(self.shape, self.mesh, self.rank)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for stage in self.stages for name, parameter in stage.weights().items()
         }
+        self.gradient: GradientStore = self._make_gradient()
+        self.sit_at(self.mesh, self.rank)
+
+    def sit_at(self, mesh: Mesh, rank: int) -> None:
+        """Take a place on a mesh where the same weights are held, by other processes perhaps."""
+        self.mesh, self.rank = mesh, rank
+        pieces = layout(self.shape, mesh, rank)
         self.weights = {
             name: Shard(local(parameter.detach()), pieces[name])
             for name, parameter in self.parameters.items()
         }
-        self.gradient: GradientStore = self._make_gradient()
 
     def _make_gradient(self) -> GradientStore:
         if not self.mesh.is_sharded:

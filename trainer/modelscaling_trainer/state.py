@@ -17,7 +17,6 @@ from modelscaling_trainer.shard import Shard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from modelscaling.mesh import Mesh
     from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.optimizer import AdamW
 
@@ -50,8 +49,6 @@ class TrainingState:
         """Hold nothing yet: weights and moments are filled by one of the methods."""
         self.part = part
         self.optimizer = optimizer
-        self.mesh: Mesh = part.mesh
-        self.rank: int = part.rank
         self._counters: Counters | None = None
 
     @property
@@ -77,10 +74,6 @@ class TrainingState:
             for name, tensor in tensors.items()
         }
         return {f"{MODEL}.{name}": shard for name, shard in weights.items()} | moments
-
-    def sit_at(self, mesh: Mesh, rank: int) -> None:
-        """Take another place on another mesh, which has the same shards."""
-        self.mesh, self.rank = mesh, rank
 
     @contextmanager
     def changing(self, counters: Counters) -> Iterator[None]:
@@ -119,9 +112,3 @@ class TrainingState:
         self.optimizer.set_steps(counters.step)
         self._counters = counters
         return True
-
-    def is_finite(self) -> bool:
-        """Whether every number of the state is finite."""
-        tensors = [shard.tensor for shard in self.shards().values()]
-        norms = torch._foreach_norm(tensors)  # noqa: SLF001
-        return bool(torch.stack(norms).isfinite().all())

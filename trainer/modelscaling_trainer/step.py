@@ -21,7 +21,7 @@ from modelscaling_trainer.schedule import learning_rate
 from modelscaling_trainer.state import Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import torch
     import torch.distributed as dist
@@ -58,8 +58,11 @@ class Stepper:
         computation: Computation,
         reader: Reader,
         tied_ends: dist.ProcessGroup | None,
+        before_update: Callable[[], None],
     ) -> None:
-        """`tied_ends` are the processes whose tied tables are copies, where a pipeline has two."""
+        """`tied_ends` are the processes whose tied tables are copies, where a pipeline has two.
+        `before_update` is called right before weights and moments change.
+        """
         self._configuration = configuration
         self._group = group
         self._state = state
@@ -67,6 +70,7 @@ class Stepper:
         self._computation = computation
         self._reader = reader
         self._tied_ends = tied_ends
+        self._before_update = before_update
         self.times = StepTimes()
         """Of the last step."""
         self.noise_scale = NoiseScale()
@@ -77,6 +81,7 @@ class Stepper:
         Raises:
             DivergedError: the loss or the gradient is not finite; the state is that before.
             GroupLostError: a peer is gone; the state is that before.
+            CheckpointError: one that was being written could not be.
         """
         started = time.perf_counter()
         before = self._state.counters
@@ -168,5 +173,6 @@ class Stepper:
             useful_seconds=before.useful_seconds,
             started_at=before.started_at,
         )
+        self._before_update()
         with self._state.changing(after):
             self._state.optimizer.step(gradient)

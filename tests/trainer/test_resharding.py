@@ -1,0 +1,135 @@
+"""A run goes on from the same step on another mesh: from memory, and from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.mesh import Mesh
+from tests.trainer.runs import make_run, write_text
+from tests.trainer.workers import Worker, results, start, train_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from modelscaling.configuration import RunConfiguration
+
+    Start = Callable[..., list[Worker]]
+
+pytestmark = pytest.mark.process
+
+AGREEMENT = 1e-5
+"""How far losses may lie apart, nats; float32, 3e-4, 30 steps."""
+
+CHANGES = [
+    pytest.param(Mesh(dataShard=4), Mesh(tensor=2, pipeline=2), id="fsdp4 to tp2 x pp2"),
+    pytest.param(Mesh(tensor=2), Mesh(dataShard=3), id="tp2 to fsdp3, with a newcomer"),
+    pytest.param(
+        Mesh(pipeline=2), Mesh(pipeline=2, dataReplicate=2), id="pp2 to dp2 x pp2, with newcomers"
+    ),
+    pytest.param(
+        Mesh(dataReplicate=2, dataShard=2), Mesh(dataShard=2, context=2), id="hsdp2x2 to fsdp2xcp2"
+    ),
+]
+
+
+def _run(text: Path, **changes: Any) -> RunConfiguration:
+    return make_run(text, model__layers=4, training__total_steps=30, **changes)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "data")
+
+
+@pytest.fixture
+def start_workers(tmp_path: Path) -> Iterator[Start]:
+    """Start workers that end with the test."""
+    started: list[Worker] = []
+
+    def begin(count: int, configuration: Any, **options: Any) -> list[Worker]:
+        workers = start(count, configuration, scratch=tmp_path / "scratch", **options)
+        started.extend(workers)
+        return workers
+
+    yield begin
+    for worker in started:
+        worker.kill()
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES)
+def test_a_change_of_mesh_loses_no_step(
+    before: Mesh, after: Mesh, text: Path, start_workers: Start
+) -> None:
+    run = _run(text)
+    alone = start_workers(1, run)
+    train_together(alone)
+    [undisturbed] = results(alone)
+
+    workers = start_workers(max(before.size, after.size), run)
+    train_together(workers[: before.size], mesh=before)
+    workers[0].wait_for_step(10)
+    workers[before.size - 1].ask("Reform")
+    first = results(workers[: before.size])
+    # The newcomers come first, so that the state has to move to other ranks too.
+    train_together(workers[::-1], mesh=after, generation=2)
+    second = results(workers[::-1])
+
+    assert [result.outcome for result in first] == ["Stopped"] * before.size
+    assert [result.outcome for result in second] == ["Complete"] * after.size
+    assert first[0].progress[-1].step + 1 == second[0].progress[0].step
+    assert undisturbed.losses == pytest.approx(first[0].losses + second[0].losses, abs=AGREEMENT)
+    assert undisturbed.digests == first[0].digests + second[0].digests
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(Mesh(dataShard=2, tensor=2), id="fsdp2 x tp2"),
+        pytest.param(Mesh(tensor=2), id="tp2"),
+        pytest.param(Mesh(pipeline=2), id="pp2"),
+        pytest.param(Mesh(), id="a single process"),
+        pytest.param(Mesh(dataShard=3), id="fsdp3"),
+    ],
+)
+def test_a_checkpoint_of_dp4_goes_on_on_any_mesh(
+    after: Mesh, text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = _run(text, checkpoint={"every_steps": 1000, "keep": 2})
+    alone = start_workers(1, run)
+    train_together(alone)
+    [undisturbed] = results(alone)
+
+    directory = tmp_path / "run"
+    workers = start_workers(4, run, checkpoint_directory=directory, stop_at_step=10)
+    train_together(workers, mesh=Mesh(dataReplicate=4))
+    results(workers)
+    workers = start_workers(after.size, run, checkpoint_directory=directory)
+    train_together(workers, mesh=after)
+    resumed = results(workers)
+
+    assert [result.outcome for result in resumed] == ["Complete"] * after.size
+    assert resumed[0].progress[0].step == 11
+    assert undisturbed.losses[10:] == pytest.approx(resumed[0].losses, abs=AGREEMENT)
+    assert undisturbed.digests[10:] == resumed[0].digests
+
+
+def test_shards_that_are_lost_come_back_from_the_last_checkpoint(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = _run(text, checkpoint={"every_steps": 10, "keep": 2})
+    directory = tmp_path / "run"
+    workers = start_workers(3, run, checkpoint_directory=directory)
+    train_together(workers, mesh=Mesh(dataShard=3))
+    workers[0].wait_for_step(13)
+    workers[2].kill()
+    lost = results(workers[:2])
+    train_together(workers[:2], mesh=Mesh(dataShard=2), generation=2)
+    after = results(workers[:2])
+
+    assert [result.error for result in lost] == ["GroupLostError"] * 2
+    assert [result.outcome for result in after] == ["Complete"] * 2
+    assert after[0].progress[0].step == 11
+    assert after[0].digests[0] == lost[0].digests[10]
