@@ -41,6 +41,10 @@ SIGNATURE_HEADER = "X-ModelScaling-Signature"
 
 CONFIGURATION_FILE = "/etc/modelscaling/run/run.json"
 """Where a pod finds the RunConfiguration that it warms up with (the run's ConfigMap)."""
+MESH_FILE = "/etc/modelscaling/run/mesh.json"
+"""Where a pod finds the mesh that was planned when it was created: what it prepares for, not what
+it is told to train on.
+"""
 KEY_FILE = "/etc/modelscaling/key/key"
 """Where a pod finds the key of its run (the run's Secret)."""
 CHECKPOINT_MOUNT = "/var/lib/modelscaling/checkpoints"

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from modelscaling.protocol import AGENT_PORT, AGENT_PORT_NAME, CONFIGURATION_FILE, KEY_FILE
+from modelscaling.protocol import (
+    AGENT_PORT,
+    AGENT_PORT_NAME,
+    CONFIGURATION_FILE,
+    KEY_FILE,
+    MESH_FILE,
+)
 
 if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.mesh import Mesh
     from modelscaling_operator.identity import RunIdentity
 
 KEY_BYTES = 32
@@ -32,13 +41,18 @@ def service_manifest(run: RunIdentity) -> dict[str, Any]:
     }
 
 
-def config_map_manifest(run: RunIdentity, configuration: RunConfiguration) -> dict[str, Any]:
-    """Return the ConfigMap with the configuration that pods warm up with."""
+def config_map_manifest(
+    run: RunIdentity, configuration: RunConfiguration, mesh: Mesh
+) -> dict[str, Any]:
+    """Return the ConfigMap with the configuration and the mesh that pods warm up with."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": run.metadata(run.config_map_name),
-        "data": {_file_name(CONFIGURATION_FILE): configuration.model_dump_json(indent=2)},
+        "data": {
+            _file_name(CONFIGURATION_FILE): configuration.model_dump_json(indent=2),
+            _file_name(MESH_FILE): json.dumps(asdict(mesh), indent=2),
+        },
     }
 
 

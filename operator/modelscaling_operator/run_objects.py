@@ -109,7 +109,7 @@ class RunObjects:
         run = self._run
         await self._ensure_secret()
         for resource, body in (
-            (CONFIG_MAPS, config_map_manifest(run, wish.configuration)),
+            (CONFIG_MAPS, config_map_manifest(run, wish.configuration, wish.plan.mesh)),
             (SERVICES, service_manifest(run)),
         ):
             await self._own(resource, body["metadata"]["name"])

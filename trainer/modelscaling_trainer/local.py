@@ -63,6 +63,7 @@ class LocalTraining:
                 configuration=run.configuration,
                 scratch=_cache_directory(),
                 checkpoint_directory=run.output,
+                mesh=run.mesh,
                 stop_at_step=run.stop_at_step,
                 shares_machine=False,
                 termination_grace_s=_STOP_TIMEOUT_S,

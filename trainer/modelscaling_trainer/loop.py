@@ -12,6 +12,7 @@ import torch
 from modelscaling.protocol import Progress
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.process_group import all_gather, computing_together
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.throughput import Throughput, goodput_ratio
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from modelscaling_trainer.samples import Samples
     from modelscaling_trainer.state import TrainingState
     from modelscaling_trainer.step import Stepper
+
+
+_IMPORT_AFTER_S = 30.0
+"""Into training: late enough that no first step waits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,7 @@ class Loop:
             self._save_and_wait()
             self._tell(None)
             return Outcome.COMPLETE
+        began = time.monotonic()
         while True:
             self._compile_if_due()
             agreed = self._take_step()
@@ -88,6 +94,8 @@ class Loop:
             elif self._is_checkpoint_due(agreed):
                 self._save()
             self._tell(agreed)
+            if time.monotonic() - began > _IMPORT_AFTER_S:
+                imports.import_rest()
             if outcome is not None:
                 return outcome
 

@@ -15,6 +15,7 @@ import torch
 
 from modelscaling.exit_code import ExitCode
 from modelscaling_trainer.log import configure_logging
+from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.run import Run
 from modelscaling_trainer.worker_link import AgentLink
 from modelscaling_trainer.worker_loop import work
@@ -57,6 +58,8 @@ def _build_run(prepare: Prepare) -> Run:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
+    if prepare.mesh is not None:
+        imports.import_for(prepare.mesh)
     return Run(
         prepare.configuration,
         device=device,

@@ -29,6 +29,8 @@ class Prepare(Message):
     """Which of the pod's workers it is, and so which device it takes."""
     scratch: Path
     checkpoint_directory: Path | None
+    mesh: Mesh | None = None
+    """What it will probably train on; None where nobody knows."""
     stop_at_step: int | None = None
     """Where the run ends early; None trains to its end."""
 

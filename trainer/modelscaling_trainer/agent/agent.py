@@ -209,6 +209,7 @@ class Agent:
                 local_rank=local_rank,
                 scratch=self._settings.scratch,
                 checkpoint_directory=self._settings.checkpoint_directory,
+                mesh=self._settings.mesh,
                 stop_at_step=self._settings.stop_at_step,
             )
         )

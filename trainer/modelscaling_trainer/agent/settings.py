@@ -8,15 +8,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from modelscaling.configuration import RunConfiguration
+from modelscaling.mesh import Mesh
 from modelscaling.protocol import (
     AGENT_PORT,
     CHECKPOINT_MOUNT,
     CONFIGURATION_FILE,
     GRACE_PERIOD_S,
     KEY_FILE,
+    MESH_FILE,
     SCRATCH_MOUNT,
     AgentEnvironment,
 )
@@ -62,6 +64,8 @@ class AgentSettings:
     """What the workers warm up with."""
     scratch: Path
     checkpoint_directory: Path | None
+    mesh: Mesh | None = None
+    """What the workers prepare for; None where that is not known."""
     stop_at_step: int | None = None
     """Where the run ends early; None trains to its end."""
     shares_machine: bool = True
@@ -112,6 +116,7 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
         configuration=_configuration(environment),
         scratch=Path(environment.get(AgentOverride.SCRATCH_DIRECTORY, SCRATCH_MOUNT)),
         checkpoint_directory=_checkpoint_directory(environment),
+        mesh=_mesh(environment),
         termination_grace_s=_variable(
             environment, AgentOverride.TERMINATION_GRACE_SECONDS, float, _TERMINATION_GRACE_S
         ),
@@ -157,6 +162,13 @@ def _configuration(environment: Mapping[str, str]) -> RunConfiguration:
         return RunConfiguration.model_validate_json(_file(path))
     except ValidationError as error:
         raise SettingsError(f"{path} is not a run's configuration: {error}") from None
+
+
+def _mesh(environment: Mapping[str, str]) -> Mesh | None:
+    """Return the mesh to prepare for. Beside the configuration; a run can do without it."""
+    configuration = environment.get(AgentOverride.CONFIGURATION_FILE, CONFIGURATION_FILE)
+    path = Path(configuration).with_name(Path(MESH_FILE).name)
+    return TypeAdapter(Mesh).validate_json(_file(path)) if path.is_file() else None
 
 
 def _checkpoint_directory(environment: Mapping[str, str]) -> Path | None:
