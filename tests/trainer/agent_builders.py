@@ -9,6 +9,7 @@ from modelscaling.mesh import Mesh
 from modelscaling.protocol import GroupAssignment, Member, Progress, StopMode, StopRequest
 from modelscaling.resolve import resolve_configuration
 from modelscaling_trainer.agent.placement import Placement, place
+from modelscaling_trainer.figures import ProcessFigures
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
@@ -70,3 +71,15 @@ def make_progress(step: int = 7, **changes: Any) -> Progress:
         "gradient_noise_scale": 32.0,
     }
     return Progress(**(fields | changes))
+
+
+def make_figures(step: int = 1, **changes: Any) -> ProcessFigures:
+    """Return what a process measured of itself in a step."""
+    fields: dict[str, Any] = {
+        "data_wait_seconds": 0.5,
+        "peer_wait_seconds": 0.25,
+        "step_skew_seconds": 0.0625,
+        "communication_ratio": 0.125,
+        "peak_memory_bytes": 1024,
+    }
+    return ProcessFigures(step=step, **fields | changes)

@@ -8,7 +8,6 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, StopMode
 from modelscaling_trainer.agent.decision import decide
 from modelscaling_trainer.agent.facts import Facts, WorkerFacts, WorkerState
-from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
@@ -20,15 +19,13 @@ from modelscaling_trainer.worker_protocol import (
     Warm,
     WorkerFailed,
 )
-from tests.trainer.agent_builders import make_placement, make_progress
+from tests.trainer.agent_builders import make_figures, make_placement, make_progress
 
 if TYPE_CHECKING:
     from modelscaling_trainer.worker_protocol import Event
 
 DEADLINE = 10.0
-FIGURES = ProcessFigures(
-    step=1, data_wait_seconds=0.0, peer_wait_seconds=0.1, peak_memory_bytes=1 << 20
-)
+FIGURES = make_figures()
 
 
 def warm(processes: int = 1) -> Facts:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -8,16 +9,19 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from modelscaling.api.training import CompileMode
 from modelscaling_trainer.compilation import Compilation, use_cache
-from modelscaling_trainer.decoder import Decoder
 from modelscaling_trainer.errors import ConfigurationError
+from tests.trainer.parts import make_part
 from tests.trainer.runs import make_run
+
+if TYPE_CHECKING:
+    from modelscaling_trainer.model_part import ModelPart
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def model() -> Decoder:
-    return Decoder(make_run("unused").model, compute_dtype=torch.float32)
+def part(group_of_one: None) -> ModelPart:  # noqa: ARG001 - the model asks for its groups
+    return make_part(make_run("unused"))
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("compiler")
 def test_compile_where_it_pays(
     *,
-    model: Decoder,
+    part: ModelPart,
     mode: CompileMode,
     step_seconds: list[float],
     remaining_steps: int,
@@ -63,8 +67,8 @@ def test_compile_where_it_pays(
     for seconds in step_seconds:
         compilation.observe(seconds)
 
-    assert is_compiled == compilation.apply_if_due(model, remaining_steps=remaining_steps)
-    assert not compilation.apply_if_due(model, remaining_steps=remaining_steps)
+    assert is_compiled == compilation.apply_if_due(part, remaining_steps=remaining_steps)
+    assert not compilation.apply_if_due(part, remaining_steps=remaining_steps)
 
 
 def test_compiled_code_is_kept_where_it_is_wished(
@@ -77,13 +81,13 @@ def test_compiled_code_is_kept_where_it_is_wished(
 
 
 def test_without_a_compiler_auto_does_without_and_always_is_refused(
-    model: Decoder, compiler: Path
+    part: ModelPart, compiler: Path
 ) -> None:
     compiler.unlink()
     auto = Compilation(CompileMode.AUTO, CPU)
     for _ in range(5):
         auto.observe(60.0)
 
-    assert not auto.apply_if_due(model, remaining_steps=10**6)
+    assert not auto.apply_if_due(part, remaining_steps=10**6)
     with pytest.raises(ConfigurationError, match=r"compile=Always needs a C\+\+ compiler"):
         Compilation(CompileMode.ALWAYS, CPU)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -8,31 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from modelscaling.shape import ModelShape
-from modelscaling_trainer.decoder import Decoder
-from modelscaling_trainer.initial_weights import set_initial_weights
+from modelscaling_trainer.decoder import Decoder, cross_entropy_sum
+from tests.trainer.decoders import make_decoder, make_shape
 
-
-def make_shape(**changes: Any) -> ModelShape:
-    fields: dict[str, Any] = {
-        "layers": 2,
-        "hidden_size": 32,
-        "heads": 4,
-        "kv_heads": 2,
-        "head_size": 8,
-        "feed_forward_size": 48,
-        "vocabulary_size": 61,
-        "context_length": 40,
-        "tied_embeddings": False,
-    }
-    return ModelShape(**fields | changes)
-
-
-def make_decoder(shape: ModelShape, *, seed: int = 0) -> Decoder:
-    decoder = Decoder(shape, compute_dtype=torch.float32)
-    set_initial_weights(decoder, seed=seed, layers=shape.layers)
-    return decoder
-
+if TYPE_CHECKING:
+    from modelscaling.shape import ModelShape
 
 SHAPES = st.builds(
     lambda kv_heads, groups, half_head, **fields: make_shape(
@@ -131,8 +111,7 @@ def test_first_weights_follow_the_seed_and_the_name_only() -> None:
 
 def test_bfloat16_learns() -> None:
     shape = make_shape()
-    model = Decoder(shape, compute_dtype=torch.bfloat16)
-    set_initial_weights(model, seed=0, layers=shape.layers)
+    model = make_decoder(shape, compute_dtype=torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     ids = torch.arange(40).repeat(2, 1)
     losses = []
@@ -149,11 +128,55 @@ def test_bfloat16_learns() -> None:
 def test_bfloat16_computes_nearly_the_same_with_weights_in_float32() -> None:
     shape = make_shape()
     exact = make_decoder(shape)
-    rounded = Decoder(shape, compute_dtype=torch.bfloat16)
-    rounded.load_state_dict(exact.state_dict())
+    rounded = make_decoder(shape, compute_dtype=torch.bfloat16)
     ids = torch.randint(shape.vocabulary_size, (2, 40))
     losses = [model.loss_sum(ids, ids).item() / ids.numel() for model in (exact, rounded)]
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert rounded(ids).dtype is torch.bfloat16
     assert {p.dtype for p in rounded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("stages", [2, 3, 5])
+def test_pipeline_stages_one_after_the_other_are_the_whole_model(
+    *, stages: int, is_tied: bool
+) -> None:
+    shape = make_shape(layers=5, tied_embeddings=is_tied)
+    whole = make_decoder(shape)
+    parts = [make_decoder(shape, stage=stage, stages=stages) for stage in range(stages)]
+    ids, targets = torch.randint(shape.vocabulary_size, (2, 3, 40))
+
+    x = ids
+    for part in parts:
+        x = part(x)
+    loss = cross_entropy_sum(x, targets)
+    torch.autograd.backward(loss)
+    expected = whole.loss_sum(ids, targets)
+    torch.autograd.backward(expected)
+
+    assert torch.equal(expected, loss)
+    sums: dict[str, torch.Tensor] = {}
+    for part in parts:
+        for name, parameter in part.weights().items():
+            assert parameter.grad is not None
+            # Both ends of the pipeline have a copy of a tied table and a part of its gradient.
+            sums[name] = sums.get(name, 0) + parameter.grad
+    assert sums.keys() == whole.weights().keys()
+    for name, parameter in whole.weights().items():
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, sums[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_a_stage_holds_no_more_than_its_own_weights() -> None:
+    shape = make_shape(layers=3, tied_embeddings=True)
+    first, last = (make_decoder(shape, stage=stage, stages=2) for stage in range(2))
+
+    layers = [
+        {int(name.split(".")[1]) for name in stage.weights() if "layers." in name}
+        for stage in (first, last)
+    ]
+    assert layers == [{0, 1}, {2}]
+    assert "norm.weight" not in first.weights()
+    assert "embed_tokens.weight" in last.weights()
+    assert "lm_head.weight" not in last.weights()

@@ -2,62 +2,60 @@ from __future__ import annotations
 
 import torch
 
-from modelscaling_trainer.decoder import Decoder
-from modelscaling_trainer.initial_weights import set_initial_weights
 from modelscaling_trainer.optimizer import AdamW
+from tests.trainer.decoders import make_decoder, whole_weights
 from tests.trainer.runs import make_run
 
 RUN = make_run("unused", optimizer__weight_decay=0.5)
 
 
-def make_model() -> Decoder:
-    model = Decoder(RUN.model, compute_dtype=torch.float32)
-    set_initial_weights(model, seed=0, layers=RUN.model.layers)
-    return model
+def make_weights() -> dict[str, torch.Tensor]:
+    decoder = make_decoder(RUN.model)
+    return {name: shard.tensor for name, shard in whole_weights(decoder).items()}
+
+
+def make_gradient(weights: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+    """Return draws that are the same for the same number."""
+    draw = torch.Generator().manual_seed(number)
+    return {name: torch.randn(weight.shape, generator=draw) for name, weight in weights.items()}
 
 
 def test_only_matrices_decay() -> None:
-    model = make_model()
-    optimizer = AdamW(model.parameters(), RUN.optimizer)
+    weights = make_weights()
+    optimizer = AdamW(weights, RUN.optimizer)
     optimizer.learning_rate = 0.1
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    before = {name: weight.clone() for name, weight in weights.items()}
+    optimizer.step({name: torch.zeros_like(weight) for name, weight in weights.items()})
 
-    for name, parameter in model.named_parameters():
-        factor = 0.95 if parameter.ndim > 1 else 1.0
-        assert torch.allclose(before[name] * factor, parameter, rtol=1e-6), name
+    for name, weight in weights.items():
+        factor = 0.95 if weight.ndim > 1 else 1.0
+        assert torch.allclose(before[name] * factor, weight, rtol=1e-6), name
 
 
 def test_moments_and_steps_set_from_outside_continue_the_course() -> None:
-    def steps(model: Decoder, optimizer: AdamW, numbers: range) -> None:
-        for number in numbers:
-            for index, parameter in enumerate(model.parameters()):
-                generator = torch.Generator().manual_seed(100 * number + index)
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
-
-    straight, resumed = make_model(), make_model()
-    straight_optimizer = AdamW(straight.parameters(), RUN.optimizer)
-    steps(straight, straight_optimizer, range(3))
-    optimizer = AdamW(resumed.parameters(), RUN.optimizer)
-    resumed.load_state_dict(straight.state_dict())
-    for name, moment in optimizer.moments(resumed).items():
-        moment.copy_(straight_optimizer.moments(straight)[name])
+    straight = make_weights()
+    straight_optimizer = AdamW(straight, RUN.optimizer)
+    for number in range(3):
+        straight_optimizer.step(make_gradient(straight, number))
+    resumed = {name: weight.clone() for name, weight in straight.items()}
+    optimizer = AdamW(resumed, RUN.optimizer)
+    for moment, tensors in optimizer.moments().items():
+        for name, tensor in tensors.items():
+            tensor.copy_(straight_optimizer.moments()[moment][name])
     optimizer.set_steps(3)
-    steps(straight, straight_optimizer, range(3, 5))
-    steps(resumed, optimizer, range(3, 5))
+    for number in range(3, 5):
+        straight_optimizer.step(make_gradient(straight, number))
+        optimizer.step(make_gradient(resumed, number))
 
-    for expected, actual in zip(straight.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(expected, actual)
+    for name, weight in straight.items():
+        assert torch.equal(weight, resumed[name]), name
 
 
 def test_a_step_is_the_one_that_torch_takes() -> None:
-    ours, theirs = make_model(), make_model()
-    optimizer = AdamW(ours.parameters(), RUN.optimizer)
-    matrices = [p for p in theirs.parameters() if p.ndim > 1]
-    norms = [p for p in theirs.parameters() if p.ndim == 1]
+    ours, theirs = make_weights(), make_weights()
+    optimizer = AdamW(ours, RUN.optimizer)
+    matrices = [weight for weight in theirs.values() if weight.ndim > 1]
+    norms = [weight for weight in theirs.values() if weight.ndim == 1]
     reference = torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": RUN.optimizer.weight_decay},
@@ -69,14 +67,17 @@ def test_a_step_is_the_one_that_torch_takes() -> None:
         fused=True,
     )
     for number in range(3):
-        for index, (mine, other) in enumerate(
-            zip(ours.parameters(), theirs.parameters(), strict=True)
-        ):
-            generator = torch.Generator().manual_seed(100 * number + index)
-            mine.grad = torch.randn(mine.shape, generator=generator)
-            other.grad = mine.grad.clone()
-        optimizer.step()
+        optimizer.step(make_gradient(ours, number))
+        for name, gradient in make_gradient(theirs, number).items():
+            theirs[name].grad = gradient
         reference.step()
 
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(mine, other)
+    for name, weight in ours.items():
+        assert torch.equal(weight, theirs[name]), name
+
+
+def test_a_stage_without_layers_and_norms_has_nothing_to_decay_less() -> None:
+    weights = {"embed_tokens.weight": torch.ones(4, 2)}
+    AdamW(weights, RUN.optimizer).step({"embed_tokens.weight": torch.ones(4, 2)})
+
+    assert (weights["embed_tokens.weight"] < 1.0).all()

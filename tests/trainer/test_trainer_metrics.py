@@ -5,8 +5,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from modelscaling_trainer.agent.exposition import RunMetrics
 from modelscaling_trainer.agent.metric import METRICS, MetricType
-from modelscaling_trainer.figures import ProcessFigures
-from tests.trainer.agent_builders import make_progress
+from tests.trainer.agent_builders import make_figures, make_progress
 
 RUN = {"namespace": "default", "name": "tiny"}
 POD = RUN | {"index": "1"}
@@ -43,15 +42,6 @@ def registry(metrics: RunMetrics) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(metrics)
     return registry
-
-
-def make_figures(step: int = 1, **changes: float) -> ProcessFigures:
-    fields = {
-        "data_wait_seconds": 0.5,
-        "peer_wait_seconds": 0.25,
-        "peak_memory_bytes": 1024,
-    }
-    return ProcessFigures(step=step, **(fields | changes))  # type: ignore[arg-type]
 
 
 def value(registry: CollectorRegistry, series: str, labels: dict[str, str] = RUN) -> float | None:
@@ -135,8 +125,28 @@ def test_a_pod_without_rank_0_exposes_only_its_own_numbers(
     assert value(registry, "modelscaling_peer_wait_seconds_total", POD) == 0.5
 
 
+def test_skew_is_that_of_the_slowest_process_and_communication_the_mean_of_the_last_step(
+    metrics: RunMetrics, registry: CollectorRegistry
+) -> None:
+    metrics.on_figures(0, make_figures(1, step_skew_seconds=9.0, communication_ratio=0.875))
+    metrics.on_figures(0, make_figures(2, step_skew_seconds=-0.5, communication_ratio=0.75))
+    metrics.on_figures(1, make_figures(2, step_skew_seconds=0.25, communication_ratio=0.25))
+
+    assert value(registry, "modelscaling_step_skew_seconds", POD) == 0.25
+    assert value(registry, "modelscaling_communication_ratio", POD) == 0.5
+
+
+def test_a_share_of_communication_that_is_not_known_is_not_exposed(
+    metrics: RunMetrics, registry: CollectorRegistry
+) -> None:
+    metrics.on_figures(0, make_figures(communication_ratio=None))
+
+    assert value(registry, "modelscaling_communication_ratio", POD) is None
+    assert value(registry, "modelscaling_step_skew_seconds", POD) == 0.0625
+
+
 def test_the_list_is_what_is_exposed(metrics: RunMetrics, registry: CollectorRegistry) -> None:
-    metrics.on_progress(make_progress(validation_loss=4.5))
+    metrics.on_progress(make_progress(validation_loss=4.5, gradient_norm=1.5))
     metrics.on_figures(0, make_figures(checkpoint_seconds=1.0))
 
     exposed = {(family.name, family.type, family.documentation) for family in registry.collect()}
@@ -145,7 +155,7 @@ def test_the_list_is_what_is_exposed(metrics: RunMetrics, registry: CollectorReg
 
 
 def test_labels_are_bounded(metrics: RunMetrics, registry: CollectorRegistry) -> None:
-    metrics.on_progress(make_progress(validation_loss=4.5))
+    metrics.on_progress(make_progress(validation_loss=4.5, gradient_norm=1.5))
     metrics.on_figures(0, make_figures(checkpoint_seconds=1.0))
     declared = {metric.name: set(metric.labels) for metric in METRICS}
 
@@ -155,7 +165,16 @@ def test_labels_are_bounded(metrics: RunMetrics, registry: CollectorRegistry) ->
 
 
 def test_names_carry_their_unit() -> None:
-    units = ("_bytes", "_seconds", "_ratio", "_loss", "_parameters", "_per_second", "_noise_scale")
+    units = (
+        "_bytes",
+        "_seconds",
+        "_ratio",
+        "_loss",
+        "_parameters",
+        "_per_second",
+        "_norm",
+        "_scale",
+    )
     for metric in METRICS:
         assert metric.name.endswith(units) or metric.type is MetricType.COUNTER
         assert metric.exposed_name.endswith("_total") == (metric.type is MetricType.COUNTER)

@@ -16,7 +16,6 @@ from modelscaling_trainer.errors import (
     DivergedError,
     GroupLostError,
 )
-from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome, Request, Requests
 from modelscaling_trainer.worker_link import AgentLink
 from modelscaling_trainer.worker_loop import work
@@ -37,21 +36,20 @@ from modelscaling_trainer.worker_protocol import (
     encode,
     parse_event,
 )
-from tests.trainer.agent_builders import make_configuration, make_progress
+from tests.trainer.agent_builders import make_configuration, make_figures, make_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from modelscaling.configuration import RunConfiguration
     from modelscaling.protocol import Progress
+    from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.group import Group
 
 TIMEOUT_S = 10
 CONFIGURATION = make_configuration()
 OTHER_CONFIGURATION = make_configuration(training__seed=1)
-FIGURES = ProcessFigures(
-    step=1, data_wait_seconds=0.5, peer_wait_seconds=1.5, peak_memory_bytes=1024
-)
+FIGURES = make_figures()
 
 
 @dataclass

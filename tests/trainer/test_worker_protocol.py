@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.worker_protocol import (
     Ask,
@@ -27,7 +26,7 @@ from modelscaling_trainer.worker_protocol import (
     parse_command,
     parse_event,
 )
-from tests.trainer.agent_builders import make_configuration, make_progress
+from tests.trainer.agent_builders import make_configuration, make_figures, make_progress
 
 COMMANDS: list[Command] = [
     Prepare(
@@ -52,12 +51,7 @@ EVENTS: list[Event] = [
     StoreOpened(generation=3, port=4242),
     PhaseBegan(generation=3, phase="Training"),
     ProgressMade(generation=3, progress=make_progress()),
-    FiguresTaken(
-        generation=3,
-        figures=ProcessFigures(
-            step=1, data_wait_seconds=0.5, peer_wait_seconds=1.5, peak_memory_bytes=1024
-        ),
-    ),
+    FiguresTaken(generation=3, figures=make_figures()),
     GroupEnded(generation=3, outcome=Outcome.STOPPED),
     GroupLost(generation=3, message="rank 1\nis gone"),
     WorkerFailed(exit_code=ExitCode.CONFIGURATION, reason="NoData", message="no file → none"),

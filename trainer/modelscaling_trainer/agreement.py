@@ -40,6 +40,8 @@ class StepReport:
     """Wall time of the step before; 0 for the first."""
     wait_seconds: float
     """The part of it in which the rank waited for its peers."""
+    busy_seconds: float
+    """How long the rank worked on this step until now, without waiting for its peers."""
     checkpoint_step: int
     """The newest published checkpoint, as rank 0 knows it."""
 
@@ -79,13 +81,14 @@ def agree(report: StepReport) -> StepReport:
         report.own_square,
         report.step_seconds,
         report.wait_seconds,
+        report.busy_seconds,
         report.checkpoint_step,
         *to_limbs(report.batch_sum),
         *(request in report.requests for request in _REQUESTS),
     ]
     total = all_reduce(torch.tensor(vector, dtype=torch.float64)).tolist()
     loss_sum, tokens, gradient_square, own_square, *rest = total
-    step_seconds, wait_seconds, checkpoint_step, *rest = rest
+    step_seconds, wait_seconds, busy_seconds, checkpoint_step, *rest = rest
     limbs, asked = rest[:LIMBS], rest[LIMBS:]
     return StepReport(
         loss_sum=loss_sum,
@@ -96,5 +99,6 @@ def agree(report: StepReport) -> StepReport:
         own_square=own_square,
         step_seconds=step_seconds,
         wait_seconds=wait_seconds,
+        busy_seconds=busy_seconds,
         checkpoint_step=int(checkpoint_step),
     )

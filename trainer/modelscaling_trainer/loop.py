@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.request import Requests
     from modelscaling_trainer.samples import Samples
     from modelscaling_trainer.state import TrainingState
-    from modelscaling_trainer.step import Stepper
+    from modelscaling_trainer.step import Stepper, StepTimes
 
 
 _IMPORT_AFTER_S = 30.0
@@ -204,10 +204,18 @@ class Loop:
                 step=counters.step,
                 data_wait_seconds=times.data_wait,
                 peer_wait_seconds=times.peer_wait,
+                step_skew_seconds=times.skew,
+                communication_ratio=_communication_ratio(times, self.device),
                 peak_memory_bytes=_peak_memory_bytes(self.device),
                 checkpoint_seconds=self.writer.written_seconds if self.writer else None,
             )
         )
+
+
+def _communication_ratio(times: StepTimes, device: torch.device) -> float | None:
+    if device.type == "cuda" or not times.total:
+        return None
+    return times.peer_wait / times.total
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

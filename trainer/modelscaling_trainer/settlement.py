@@ -1,6 +1,8 @@
 """Where a new group takes its state from: the decision, as a pure function of what its ranks have.
 
-The highest step wins. At the same step memory wins over disk: it is as new and moves faster.
+The highest step that is whole wins: where a peer was lost while the others agreed on a step, some
+may have taken it and some not. At the same step memory wins over disk: it is as new and moves
+faster.
 """
 
 from __future__ import annotations
@@ -59,11 +61,12 @@ class Initialise:
 
 def settle(holdings: list[Holding], mesh: Mesh) -> Keep | Move | Load | Initialise:
     """Return where the state of a group on `mesh` comes from; the same on every rank."""
-    memory_step = max(holding.memory_step for holding in holdings)
     checkpoint_step = max(holding.checkpoint_step for holding in holdings)
-    if memory_step >= max(checkpoint_step, 0) and (move := _whole(holdings, memory_step)):
-        own_places = {rank: rank for rank in range(mesh.size)}
-        return Keep() if move.mesh == mesh and move.holders == own_places else move
+    memory_steps = {holding.memory_step for holding in holdings} - {NOTHING}
+    for step in sorted(memory_steps, reverse=True):
+        if step >= checkpoint_step and (move := _whole(holdings, step)):
+            own_places = {rank: rank for rank in range(mesh.size)}
+            return Keep() if move.mesh == mesh and move.holders == own_places else move
     return Initialise() if checkpoint_step == NOTHING else Load(step=checkpoint_step)
 
 

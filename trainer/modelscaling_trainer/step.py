@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelscaling_trainer.agreement import StepReport, agree
-from modelscaling_trainer.errors import DivergedError
+from modelscaling_trainer.errors import DivergedError, GroupLostError
 from modelscaling_trainer.gradient_norm import clip, share_of_square
 from modelscaling_trainer.noise_scale import NoiseScale
 from modelscaling_trainer.parallel.tied_table import sum_over_ends
@@ -19,6 +19,7 @@ from modelscaling_trainer.sample_digest import batch_sum, chain
 from modelscaling_trainer.sample_order import global_batch
 from modelscaling_trainer.schedule import learning_rate
 from modelscaling_trainer.state import Counters
+from modelscaling_trainer.waiting import counted_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -34,15 +35,18 @@ if TYPE_CHECKING:
     from modelscaling_trainer.reader import Reader
     from modelscaling_trainer.request import Request
     from modelscaling_trainer.state import TrainingState
+    from modelscaling_trainer.waiting import WaitClock
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimes:
     """Where the time of a step went, seconds."""
 
     total: float = 0.0
     data_wait: float = 0.0
     peer_wait: float = 0.0
+    skew: float = 0.0
+    """How much longer than the mean of all ranks this one worked until they agreed."""
 
 
 class Stepper:
@@ -83,41 +87,61 @@ class Stepper:
             GroupLostError: a peer is gone; the state is that before.
             CheckpointError: one that was being written could not be.
         """
-        started = time.perf_counter()
         before = self._state.counters
         previous, self.times = self.times, StepTimes()
+        try:
+            with counted_waits() as waits:
+                agreed = self._take(before, previous, waits, requests, checkpoint_step)
+        except GroupLostError as error:
+            raise GroupLostError(f"step {before.step + 1}: {error.message}") from error
+        self._state.add_useful_seconds(self.times.total)
+        return agreed
+
+    def _take(
+        self,
+        before: Counters,
+        previous: StepTimes,
+        waits: WaitClock,
+        requests: Collection[Request],
+        checkpoint_step: int,
+    ) -> StepReport:
+        started = time.perf_counter()
         positions, numbers = self._part_of_batch(before.step)
-        self._gradient.clear()
-        with computing_together(f"computing step {before.step + 1}"):
-            loss_sum = self._computation.forward_backward(numbers, self._reader.training)
-        waiting_since = time.perf_counter()
-        self._gradient.finish()
-        gradient = self._gradient.tensors()
-        if self._tied_ends is not None:
-            sum_over_ends(gradient, self._tied_ends)
-        self.times.peer_wait = time.perf_counter() - waiting_since
-        square = share_of_square(gradient, self._state.part.weights)
-        waiting_since = time.perf_counter()
+        loss_sum, gradient = self._compute(numbers)
         counts_samples = self._group.counts_samples
         report = StepReport(
             loss_sum=loss_sum if self._group.counts_loss else 0.0,
             tokens=numbers.size * self._configuration.model.context_length * counts_samples,
             batch_sum=batch_sum(before.step, positions, numbers) * counts_samples,
             requests=requests,
-            gradient_square=square,
+            gradient_square=share_of_square(gradient, self._state.part.weights),
             own_square=self._gradient.own_square or 0.0,
             step_seconds=previous.total,
             wait_seconds=previous.peer_wait,
+            busy_seconds=time.perf_counter() - started - waits.seconds,
             checkpoint_step=checkpoint_step,
         )
         agreed = agree(report)
-        self.times.peer_wait += time.perf_counter() - waiting_since
-        self.times.data_wait = self._reader.take_seconds()
         self._update(before, agreed, gradient)
         self._observe_noise(agreed)
-        self.times.total = time.perf_counter() - started
-        self._state.add_useful_seconds(self.times.total)
+        self.times = StepTimes(
+            total=time.perf_counter() - started,
+            data_wait=self._reader.take_seconds(),
+            peer_wait=waits.seconds,
+            skew=report.busy_seconds - agreed.busy_seconds / self._group.mesh.size,
+        )
         return agreed
+
+    def _compute(self, numbers: NDArray[np.int64]) -> tuple[float, Mapping[str, torch.Tensor]]:
+        """Return the sum of the loss that is seen here, and this process' part of the gradient."""
+        self._gradient.clear()
+        with computing_together("computing the gradient"):
+            loss_sum = self._computation.forward_backward(numbers, self._reader.training)
+        self._gradient.finish()
+        gradient = self._gradient.tensors()
+        if self._tied_ends is not None:
+            sum_over_ends(gradient, self._tied_ends)
+        return loss_sum, gradient
 
     def _part_of_batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return this rank's positions in the global batch, and the samples there."""

@@ -7,6 +7,7 @@ twice otherwise.
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from prometheus_client import Histogram
@@ -53,6 +54,8 @@ class RunMetrics(Collector):
         self._peak_memory_bytes = 0
         self._data_wait_s = 0.0
         self._peer_wait_s = 0.0
+        self._last_step: list[ProcessFigures] = []
+        """Of those of the pod's processes that have told them."""
         self._checkpoint_seconds: float | None = None
         self._step_durations = self._histogram(metrics.STEP_DURATION)
         self._checkpoint_durations = self._histogram(metrics.CHECKPOINT_DURATION)
@@ -70,6 +73,8 @@ class RunMetrics(Collector):
         self._peak_memory_bytes = max(self._peak_memory_bytes, figures.peak_memory_bytes)
         self._data_wait_s += figures.data_wait_seconds
         self._peer_wait_s += figures.peer_wait_seconds
+        of_same_step = [last for last in self._last_step if last.step == figures.step]
+        self._last_step = [*of_same_step, figures]
         if rank == 0 and figures.checkpoint_seconds not in (None, self._checkpoint_seconds):
             # The figures repeat the last checkpoint's until the next one ends.
             self._checkpoint_seconds = figures.checkpoint_seconds
@@ -81,6 +86,7 @@ class RunMetrics(Collector):
             yield self._family(metrics.MEMORY_PEAK, self._peak_memory_bytes)
             yield self._family(metrics.DATA_WAIT, self._data_wait_s)
             yield self._family(metrics.PEER_WAIT, self._peer_wait_s)
+            yield from self._collect_last_step()
         if self._progress is None or not self._has_first_rank():
             return
         values = {
@@ -92,6 +98,7 @@ class RunMetrics(Collector):
             metrics.MFU: self._progress.mfu_ratio,
             metrics.GOODPUT: self._progress.goodput_ratio,
             metrics.SCALING_EFFICIENCY: self._progress.scaling_efficiency_ratio,
+            metrics.GRADIENT_NORM: self._progress.gradient_norm,
             metrics.GRADIENT_NOISE_SCALE: self._progress.gradient_noise_scale,
             metrics.MODEL_PARAMETERS: self._parameters(),
         }
@@ -100,6 +107,17 @@ class RunMetrics(Collector):
                 yield self._family(metric, value)
         yield from self._step_durations.collect()
         yield from self._checkpoint_durations.collect()
+
+    def _collect_last_step(self) -> Iterator[Family]:
+        skew = max(figures.step_skew_seconds for figures in self._last_step)
+        yield self._family(metrics.STEP_SKEW, skew)
+        ratios = [
+            figures.communication_ratio
+            for figures in self._last_step
+            if figures.communication_ratio is not None
+        ]
+        if ratios:
+            yield self._family(metrics.COMMUNICATION, fmean(ratios))
 
     def _family(self, metric: Metric, value: float) -> Family:
         kind = CounterMetricFamily if metric.type is MetricType.COUNTER else GaugeMetricFamily

@@ -98,6 +98,11 @@ GRADIENT_NOISE_SCALE = Metric(
         "only where two or more processes share the batch."
     ),
 )
+GRADIENT_NORM = Metric(
+    name="modelscaling_gradient_norm",
+    type=MetricType.GAUGE,
+    sentence="Norm of the last step's gradient over the whole model, before clipping.",
+)
 MODEL_PARAMETERS = Metric(
     name="modelscaling_model_parameters",
     type=MetricType.GAUGE,
@@ -128,6 +133,24 @@ PEER_WAIT = Metric(
     ),
     is_of_pod=True,
 )
+STEP_SKEW = Metric(
+    name="modelscaling_step_skew_seconds",
+    type=MetricType.GAUGE,
+    sentence=(
+        "How much longer than the mean of all processes the slowest one of the pod worked on the "
+        "last step, waits for other processes left out, in seconds; below 0 in a fast pod."
+    ),
+    is_of_pod=True,
+)
+COMMUNICATION = Metric(
+    name="modelscaling_communication_ratio",
+    type=MetricType.GAUGE,
+    sentence=(
+        "Part of the last step's time in which processes of the pod were blocked in collectives "
+        "or by a pipeline's idle time, their mean, 0 to 1; on CPUs only."
+    ),
+    is_of_pod=True,
+)
 
 METRICS = (
     STEPS,
@@ -140,9 +163,12 @@ METRICS = (
     MFU,
     GOODPUT,
     SCALING_EFFICIENCY,
+    GRADIENT_NORM,
     GRADIENT_NOISE_SCALE,
     MODEL_PARAMETERS,
     MEMORY_PEAK,
     DATA_WAIT,
     PEER_WAIT,
+    STEP_SKEW,
+    COMMUNICATION,
 )
