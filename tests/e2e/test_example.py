@@ -10,7 +10,7 @@ from charts.dashboards.queries import panel_queries
 from charts.dashboards.run import run_dashboard
 from tests.conftest import ROOT
 from tests.e2e.prometheus import wait_for_series
-from tests.e2e.runs import RunOnCluster
+from tests.live_run import LiveRun
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
@@ -26,7 +26,7 @@ def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
     cluster: Cluster, run_namespace: str
 ) -> None:
     assert cluster.prometheus, "set PROMETHEUS_URL to the Prometheus that scrapes this cluster"
-    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="stdlib-3m")
+    run = LiveRun(cluster=cluster, namespace=run_namespace, name="stdlib-3m")
     run.kubectl("apply", f"--filename={ROOT / 'examples/stdlib-3m.yaml'}")
 
     run.wait_for_step(60, timeout_s=240)
@@ -46,22 +46,22 @@ def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
     )
     assert row.split()[:6] == ["stdlib-3m", "Complete", "3.21M", "2", "dp2", "196"]
 
-    run.kubectl("delete", "msc", "stdlib-3m", "--timeout=60s")
+    run.delete()
 
     wait_for_series(
         cluster.prometheus,
         f'{{namespace="{run_namespace}", name="stdlib-3m"}}',
         present=False,
     )
-    assert run.pods() == []
+    assert run.pods() == {}
 
 
 def test_the_larger_example_starts(cluster: Cluster, run_namespace: str) -> None:
-    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="stdlib-20m")
+    run = LiveRun(cluster=cluster, namespace=run_namespace, name="stdlib-20m")
     run.kubectl("apply", f"--filename={ROOT / 'examples/stdlib-20m.yaml'}")
 
     status = run.wait_for_step(1, timeout_s=240)
-    run.kubectl("delete", "msc", "stdlib-20m", "--timeout=90s")
+    run.delete()
 
     assert status["model"]["parameters"] == 25_305_600
     assert status["plan"]["mesh"] == "dp2"

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import sysconfig
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from modelscaling.api.modelscaling import API_VERSION, KIND
-from tests.e2e.runs import RunOnCluster
+from tests.e2e.local_run import train_locally
+from tests.live_run import LiveRun
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from demo.kubectl import Cluster
 
 pytestmark = [
@@ -61,31 +55,7 @@ def _spec(**changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The last step of the same run on this machine, in one process, that nobody disturbed."""
-    file = tmp_path_factory.mktemp("undisturbed") / "run.yaml"
-    corpus = sysconfig.get_path("stdlib")
-    spec = _spec(data__text__path=f"{corpus}/a*.py", checkpoint=None)
-    file.write_text(
-        json.dumps(
-            {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "a"}, "spec": spec}
-        )
-    )
-    return _last_step(file)
-
-
-def _last_step(file: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "modelscaling.cli.main", "train", "-f", str(file)]
-    command += ["--processes", "1", "--json"]
-    lines = subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ).stdout.splitlines()
-    last: dict[str, Any] = json.loads(lines[-2])
-    assert json.loads(lines[-1])["done"] is True
-    return last
+    return train_locally(_spec(checkpoint=None), tmp_path_factory.mktemp("undisturbed"))[-1]
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +90,13 @@ def _assert_undisturbed(status: dict[str, Any], undisturbed: dict[str, Any]) -> 
 def test_a_killed_trainer_pod_costs_no_more_than_steps_since_the_checkpoint(
     cluster: Cluster, run_namespace: str, undisturbed: dict[str, Any]
 ) -> None:
-    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="pod-killed")
+    run = LiveRun(cluster=cluster, namespace=run_namespace, name="pod-killed")
     run.apply(_spec())
     run.wait_for_step(250)
 
     run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
     status = run.wait_for_state("Complete", timeout_s=180)
-    run.kubectl("delete", "msc", "pod-killed", "--timeout=60s")
+    run.delete()
 
     _assert_undisturbed(status, undisturbed)
 
@@ -135,10 +105,10 @@ def test_a_killed_trainer_pod_costs_no_more_than_steps_since_the_checkpoint(
 def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothing_twice(
     cluster: Cluster, run_namespace: str, operator: str, undisturbed: dict[str, Any]
 ) -> None:
-    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="operator-killed")
+    run = LiveRun(cluster=cluster, namespace=run_namespace, name="operator-killed")
     run.apply(_spec())
     run.wait_for_step(100)
-    before = {pod["metadata"]["uid"] for pod in run.pods()}
+    before = set(run.pods().values())
 
     cluster.run(
         "kubectl",
@@ -150,8 +120,8 @@ def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothin
         "--force",
     )
     status = run.wait_for_state("Complete", timeout_s=180)
-    after = {pod["metadata"]["uid"] for pod in run.pods()}
-    run.kubectl("delete", "msc", "operator-killed", "--timeout=60s")
+    after = set(run.pods().values())
+    run.delete()
 
     assert before == after
     assert len(after) == 2
@@ -163,21 +133,21 @@ def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothin
 def test_a_run_that_was_suspended_and_scaled_is_the_undisturbed_run(
     cluster: Cluster, run_namespace: str, undisturbed: dict[str, Any]
 ) -> None:
-    run = RunOnCluster(cluster=cluster, namespace=run_namespace, name="scaled")
+    run = LiveRun(cluster=cluster, namespace=run_namespace, name="scaled")
     run.apply(_spec(replicas=4, suspend=True))
     run.kubectl("scale", "msc/scaled", "--replicas=1")
-    run.kubectl("patch", "msc", "scaled", "--type=merge", "--patch", '{"spec": {"suspend": false}}')
+    run.patch(suspend=False)
     run.wait_for_step(100)
 
-    run.kubectl("patch", "msc", "scaled", "--type=merge", "--patch", '{"spec": {"suspend": true}}')
+    run.patch(suspend=True)
     suspended = run.wait_for_state("Suspended")
-    assert run.pods() == []
+    assert run.pods() == {}
     run.kubectl("scale", "msc/scaled", "--replicas=2")
-    run.kubectl("patch", "msc", "scaled", "--type=merge", "--patch", '{"spec": {"suspend": false}}')
+    run.patch(suspend=False)
     run.wait_for_step(suspended["progress"]["step"] + 50)
     run.kubectl("scale", "msc/scaled", "--replicas=1")
     status = run.wait_for_state("Complete", timeout_s=180)
-    run.kubectl("delete", "msc", "scaled", "--timeout=60s")
+    run.delete()
 
     assert [record["lostSteps"] for record in status.get("rescales", [])] == [0] * len(
         status.get("rescales", [])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.operator.live_run import LiveRun
+from tests.live_run import LiveRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

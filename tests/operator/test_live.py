@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.operator.live_run import LiveRun, condition_of, step_of
+from tests.live_run import LiveRun, condition_of, step_of
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:

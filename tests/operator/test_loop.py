@@ -11,8 +11,8 @@ from modelscaling_operator.health import Vitals
 from modelscaling_operator.kube import ConflictError, Kube, UnavailableError
 from modelscaling_operator.loop import RunLoop, Surroundings
 from modelscaling_operator.metrics import Metrics
+from tests.live_run import condition_of
 from tests.operator.fake_api import FakeApi, status_answer
-from tests.operator.live_run import condition_of
 from tests.operator.world import BEGIN, POLICY, RUN
 from tests.shared.spec import make_spec
 

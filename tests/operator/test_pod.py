@@ -169,7 +169,11 @@ def test_what_pods_rely_on_belongs_to_the_run() -> None:
     wish = resolve_wish(RUN, make_spec())
     assert isinstance(wish, Wish)
     secret = secret_manifest(RUN, b"secret")
-    objects = [service_manifest(RUN), config_map_manifest(RUN, wish.configuration, wish.plan.mesh), secret]
+    objects = [
+        service_manifest(RUN),
+        config_map_manifest(RUN, wish.configuration, wish.plan.mesh),
+        secret,
+    ]
 
     assert [o["metadata"]["name"] for o in objects] == ["tiny", "tiny", "tiny-key"]
     assert all(o["metadata"]["ownerReferences"][0]["uid"] == RUN.uid for o in objects)

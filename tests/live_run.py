@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modelscaling.api.modelscaling import API_VERSION, KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from demo.kubectl import Cluster
 
@@ -29,29 +29,41 @@ class LiveRun:
             "metadata": {"namespace": self.namespace, "name": self.name},
             "spec": spec,
         }
-        self.cluster.run("kubectl", "apply", "--filename=-", stdin=json.dumps(body))
+        self.kubectl("apply", "--filename=-", stdin=json.dumps(body))
 
     def patch(self, **spec: Any) -> None:
-        self._kubectl("patch", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+        self.kubectl(
+            "patch",
+            "modelscaling",
+            self.name,
+            "--type=merge",
+            f"--patch={json.dumps({'spec': spec})}",
+        )
 
     def delete(self) -> None:
-        self._kubectl("delete", "--ignore-not-found", "--timeout=60s")
+        self.kubectl("delete", "modelscaling", self.name, "--ignore-not-found", "--timeout=90s")
 
     def get(self) -> dict[str, Any]:
         return self.cluster.get("modelscaling", self.name, f"--namespace={self.namespace}")
 
-    def wait_for(
-        self, holds: Callable[[dict[str, Any]], bool], *, timeout_s: float = 120
-    ) -> dict[str, Any]:
-        """Return the status once something holds of it."""
-        status: dict[str, Any] = {}
+    def statuses(self, *, timeout_s: float) -> Iterator[dict[str, Any]]:
+        """Yield each status that is seen until the timeout."""
         for body in self.cluster.watch(
             "modelscaling", self.name, f"--namespace={self.namespace}", timeout_s=timeout_s
         ):
-            status = body.get("status", {})
+            yield body.get("status", {})
+
+    def wait_for(
+        self, holds: Callable[[dict[str, Any]], bool], *, timeout_s: float = 120
+    ) -> dict[str, Any]:
+        """Return the status once something holds of it; fail with the last one."""
+        status: dict[str, Any] = {}
+        for status in self.statuses(timeout_s=timeout_s):
             if holds(status):
                 return status
-        raise AssertionError(f"not seen within {timeout_s} s; the last status: {status}")
+        raise AssertionError(
+            f"{self.name}: not seen within {timeout_s} s; the last status: {status}"
+        )
 
     def wait_for_state(self, state: str, *, timeout_s: float = 120) -> dict[str, Any]:
         return self.wait_for(lambda status: status.get("state") == state, timeout_s=timeout_s)
@@ -74,15 +86,9 @@ class LiveRun:
         )
         return {p["metadata"]["name"]: p["metadata"]["uid"] for p in found.get("items", [])}
 
-    def _kubectl(self, verb: str, *arguments: str) -> None:
-        self.cluster.run(
-            "kubectl",
-            verb,
-            "modelscaling",
-            self.name,
-            f"--namespace={self.namespace}",
-            *arguments,
-        )
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl in the run's namespace."""
+        return self.cluster.run("kubectl", *arguments, f"--namespace={self.namespace}", stdin=stdin)
 
 
 def step_of(status: dict[str, Any]) -> int:
