@@ -32,6 +32,9 @@ from modelscaling_trainer.state import Counters
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+OURS = "ours"
+PEER = "torch.distributed.checkpoint"
+
 _SHAPE = ModelShape(
     layers=13,
     hidden_size=768,
@@ -102,7 +105,7 @@ def time_ours(
 
 def time_peer(directory: Path, shards: dict[str, Shard]) -> dict[str, float]:
     """Save and load the same tensors with torch.distributed.checkpoint, at its fastest here."""
-    peer: Any = importlib.import_module("torch.distributed.checkpoint")
+    peer: Any = importlib.import_module(PEER)
     path = directory / "peer"
     tensors = {name: shard.tensor for name, shard in shards.items()}
     writer = peer.FileSystemWriter(path, thread_count=2)
@@ -116,6 +119,25 @@ def time_peer(directory: Path, shards: dict[str, Shard]) -> dict[str, float]:
     return {"save_seconds": saved, "load_seconds": loaded}
 
 
+def measure(
+    directory: Path, *, rounds: int, step_seconds: float
+) -> dict[str, list[dict[str, float]]]:
+    """Return the seconds of each side in each round."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    shards = make_shards()
+    writer = CheckpointWriter(directory, keep=1, shape=_SHAPE)
+    writer.begin_group("bench", rank=0, ranks=1)
+    writer.prepare(shards)
+    taken: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
+    for number in range(rounds):
+        taken[OURS].append(
+            time_ours(writer, directory, shards, step=2 * number, step_seconds=step_seconds)
+        )
+        taken[PEER].append(time_peer(directory, shards))
+    return taken
+
+
 def main() -> None:
     """Measure and print one line of JSON for each round and side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -123,31 +145,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--step-seconds", type=float, default=3.0)
     arguments = parser.parse_args()
-    keep_freed_memory()
-    imported = seconds_of(lambda: importlib.import_module("torch.distributed.checkpoint"))
-    shards = make_shards()
+    imported = seconds_of(lambda: importlib.import_module(PEER))
     print(
         json.dumps({"parameters": _SHAPE.parameters(), "peer_import_seconds": round(imported, 2)})
     )
     with tempfile.TemporaryDirectory(dir=arguments.directory) as name:
-        directory = Path(name)
-        writer = CheckpointWriter(directory, keep=1, shape=_SHAPE)
-        writer.begin_group("bench", rank=0, ranks=1)
-        writer.prepare(shards)
-        for number in range(arguments.rounds):
-            sides = {
-                "ours": time_ours(
-                    writer,
-                    directory,
-                    shards,
-                    step=2 * number,
-                    step_seconds=arguments.step_seconds,
-                ),
-                "torch.distributed.checkpoint": time_peer(directory, shards),
-            }
-            for side, seconds in sides.items():
-                rounded = {what: round(value, 3) for what, value in seconds.items()}
-                print(json.dumps({"side": side, **rounded}), flush=True)
+        taken = measure(Path(name), rounds=arguments.rounds, step_seconds=arguments.step_seconds)
+    for side, rounds in taken.items():
+        for seconds in rounds:
+            rounded = {what: round(value, 3) for what, value in seconds.items()}
+            print(json.dumps({"side": side, **rounded}))
 
 
 if __name__ == "__main__":
