@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from functools import partial
@@ -55,10 +56,10 @@ def ours(
 
 
 def write_text(directory: Path) -> Path:
-    """Write bytes without any order in them; return where."""
+    """Write a text without any order in it, the same each time; return where."""
     path = directory / "text.txt"
     draw = random.Random(0)  # noqa: S311 - nothing secret
-    path.write_text("".join(draw.choices("abcdefgh \n", k=_TEXT_BYTES)))
+    _write(path, "".join(draw.choices("abcdefgh \n", k=_TEXT_BYTES)))
     return path
 
 
@@ -75,7 +76,7 @@ def _train(
     scratch = place.directory / f"rank{place.rank}"
     scratch.mkdir()
     run = Run(
-        _configuration(case, precision, write_text(scratch), is_compiled=is_compiled),
+        _configuration(case, precision, write_text(place.directory), is_compiled=is_compiled),
         device=torch.device("cpu"),
         scratch=scratch,
         checkpoint_directory=None,
@@ -92,15 +93,16 @@ def _train(
     run.train(
         group,
         requests=Requests(),
-        on_store_port=partial(_tell_port, port_file),
+        on_store_port=lambda port: _write(port_file, str(port)),
         on_progress=lambda _: end_turn(),
         on_phase=lambda _: None,
     )
 
 
-def _tell_port(path: Path, port: int) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(str(port))
+def _write(path: Path, text: str) -> None:
+    """Write a file that other processes never see unfinished."""
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(text)
     unfinished.rename(path)
 
 
