@@ -39,9 +39,19 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Draw nothing: weights are set by name, and on the meta device torch draws in Python."""
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class' name
         """Return input · weightᵀ."""
         return F.linear(input, self.weight.to(input.dtype))
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing, as above."""
 
 
 class RMSNorm(nn.Module):
@@ -145,7 +155,7 @@ class Decoder(nn.Module):
         self.is_first = stage == 0
         self.is_last = stage == stages - 1
         if self.is_first:
-            self.embed_tokens = nn.Embedding(shape.vocabulary_size, shape.hidden_size)
+            self.embed_tokens = Embedding(shape.vocabulary_size, shape.hidden_size)
         self.layers = nn.ModuleDict(
             {
                 str(index): Block(shape, recompute)
@@ -231,9 +241,10 @@ def cross_entropy_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
     """Return cosine and sine, float32 (T, D), of the angle of each element at each position."""
-    exponents = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
-    frequencies = 1.0 / shape.rope_theta**exponents
-    angles = torch.outer(torch.arange(shape.context_length, dtype=torch.float32), frequencies)
+    exponents = torch.arange(0, shape.head_size, 2, dtype=torch.float32, device="cpu")
+    frequencies = 1.0 / shape.rope_theta ** (exponents / shape.head_size)
+    positions = torch.arange(shape.context_length, dtype=torch.float32, device="cpu")
+    angles = torch.outer(positions, frequencies)
     angles_TD = torch.cat((angles, angles), dim=-1)
     return angles_TD.cos(), angles_TD.sin()
 

@@ -35,11 +35,12 @@ class ModelPart:
         compute_dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Lay the stages of `rank` out, without memory."""
+        """Lay the stages of `rank` out; those that will be cut take no memory yet."""
         self.shape = configuration.model
         self.mesh = mesh
         self.rank = rank
-        with torch.device("meta"):
+        self._device = device
+        with torch.device("meta") if mesh.is_sharded else device:
             self.stages = [
                 Decoder(
                     configuration.model,
@@ -50,34 +51,32 @@ class ModelPart:
                 )
                 for stage in process_stages(mesh, rank)
             ]
-        self._device = device
 
     def spread(self, groups: AxisGroups) -> None:
         """Cut the stages over the mesh, and give what is left of them memory."""
-        if self.mesh.tensor > 1:
-            from modelscaling_trainer.parallel.tensor import cut_products  # noqa: PLC0415
-
-            for stage in self.stages:
-                cut_products(stage, groups.tensor)
         if self.mesh.is_sharded:
-            from modelscaling_trainer.parallel.sharding import shard_weights  # noqa: PLC0415
-
-            for stage in self.stages:
-                shard_weights(stage, groups.shards, keeps_gathered=self.mesh.pipeline > 1)
-        for stage in self.stages:
-            stage.to_empty(device=self._device)
-            stage.tie()  # which to_empty has undone
-            stage.set_rotary_tables()
-        if self.mesh.context > 1:
-            from modelscaling_trainer.parallel.context import cut_context  # noqa: PLC0415
-
-            for stage in self.stages:
-                cut_context(stage, groups.context)
+            self._cut(groups)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for stage in self.stages for name, parameter in stage.weights().items()
         }
         self.gradient: GradientStore = self._make_gradient()
         self.sit_at(self.mesh, self.rank)
+
+    def _cut(self, groups: AxisGroups) -> None:
+        from modelscaling_trainer.parallel.context import cut_context  # noqa: PLC0415
+        from modelscaling_trainer.parallel.sharding import shard_weights  # noqa: PLC0415
+
+        for stage in self.stages:
+            if self.mesh.tensor > 1:
+                from modelscaling_trainer.parallel.tensor import cut_products  # noqa: PLC0415
+
+                cut_products(stage, groups.tensor)
+            shard_weights(stage, groups.shards, keeps_gathered=self.mesh.pipeline > 1)
+            stage.to_empty(device=self._device)
+            stage.tie()  # which to_empty has undone
+            stage.set_rotary_tables()
+            if self.mesh.context > 1:
+                cut_context(stage, groups.context)
 
     def sit_at(self, mesh: Mesh, rank: int) -> None:
         """Take a place on a mesh where the same weights are held, by other processes perhaps."""

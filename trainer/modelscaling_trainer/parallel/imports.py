@@ -1,4 +1,4 @@
-"""Importing what a mesh needs before it is needed: torch's parts for it take 4 to 8 s."""
+"""Importing what a mesh needs before it is needed: torch's parts for it take 4 to 10 s."""
 
 from __future__ import annotations
 
