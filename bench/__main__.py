@@ -1,6 +1,6 @@
 """Measure training against peers, and print one report of ratios; below 1 is better.
 
-    OMP_NUM_THREADS=1 python -m bench [--section one two start checkpoint] [--rounds 7]
+    OMP_NUM_THREADS=1 python -m bench [--section S XS two start checkpoint] [--rounds 7]
 
 `make bench` installs what the peers need and does that. Each number is the median over rounds of
 the ratio within a round, in which all took their turn, and behind it the ends of the middle half.
@@ -18,6 +18,7 @@ import platform
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,17 +46,16 @@ _CPU = torch.device("cpu")
 _CHECKPOINT_STEP_S = 3.0
 
 
-def one_thread(precision: Precision, rounds: int) -> None:
+def one_thread(case: Case, target: float, precision: Precision, rounds: int) -> None:
     """Compare a step of one process."""
     is_bfloat16 = precision is Precision.BFLOAT16
-    for case, target in ((S, 0.72), (XS, 0.65)):
-        contenders = [
-            make(is_compiled)
-            for is_compiled in (False, True)
-            for make in _one_thread_makers(case, precision, is_bfloat16=is_bfloat16)
-        ]
-        title = f"One thread, {case.name}; in BFloat16 at most {target} of the best peer"
-        _print_steps(title, case, precision, contenders, rounds)
+    contenders = [
+        make(is_compiled)
+        for is_compiled in (False, True)
+        for make in _one_thread_makers(case, precision, is_bfloat16=is_bfloat16)
+    ]
+    title = f"One thread, {case.name}; in BFloat16 at most {target} of the best peer"
+    _print_steps(title, case, precision, contenders, rounds)
 
 
 def _one_thread_makers(
@@ -122,7 +122,8 @@ def checkpoints(_: Precision, rounds: int) -> None:
 
 
 SECTIONS: Mapping[str, Callable[[Precision, int], None]] = {
-    "one": one_thread,
+    "S": partial(one_thread, S, 0.72),
+    "XS": partial(one_thread, XS, 0.65),
     "two": two_processes,
     "start": start,
     "checkpoint": checkpoints,
