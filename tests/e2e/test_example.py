@@ -9,7 +9,7 @@ import pytest
 from charts.dashboards.queries import panel_queries
 from charts.dashboards.run import run_dashboard
 from tests.conftest import ROOT
-from tests.e2e.prometheus import wait_for_series
+from tests.e2e.prometheus import series, wait_for_series
 from tests.live_run import LiveRun
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
     queries = panel_queries(run_dashboard(), namespace=run_namespace, name="stdlib-3m")
     for _, query in queries:
         wait_for_series(cluster.prometheus, query)
+    run.wait_for_step(150, timeout_s=300)
+    _assert_throughput_adds_up(cluster.prometheus, run)
     status = run.wait_for_state("Complete", timeout_s=600)
     table = run.kubectl("get", "msc", "stdlib-3m")
 
@@ -54,6 +56,17 @@ def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
         present=False,
     )
     assert run.pods() == {}
+
+
+def _assert_throughput_adds_up(prometheus: str, run: LiveRun) -> None:
+    """The tokens that were counted over a minute are the tokens a second that were shown in it,
+    but for validating and for scrapes that fall beside steps.
+    """
+    labels = f'namespace="{run.namespace}", name="{run.name}"'
+    [counted] = series(prometheus, f"rate(modelscaling_tokens_total{{{labels}}}[1m])")
+    [shown] = series(prometheus, f"avg_over_time(modelscaling_tokens_per_second{{{labels}}}[1m])")
+
+    assert float(counted["value"][1]) == pytest.approx(float(shown["value"][1]), rel=0.25)
 
 
 def test_the_larger_example_starts(cluster: Cluster, run_namespace: str) -> None:
