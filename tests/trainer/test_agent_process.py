@@ -93,22 +93,27 @@ def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
     assert resumed.tokens == resumed.step * run.tokens_per_step
 
 
-def test_a_killed_worker_ends_the_agent_with_a_report(start: StartAgent, text: str) -> None:
+def test_a_killed_worker_ends_the_agent_with_a_report_of_its_rank(
+    start: StartAgent, text: str
+) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run, processes=2)
     agent.wait_until_warm()
     agent.assign(make_group(agent, generation=1, configuration=run))
     agent.wait_for_step(1)
 
-    victim, _ = agent.worker_pids()
+    _, victim = agent.worker_pids()
     os.kill(victim, signal.SIGKILL)
 
     assert agent.wait_for_exit() == ExitCode.CRASHED
     failure = agent.report().failure
     assert failure is not None
     assert (failure.reason, failure.exit_code) == ("WorkerDied", ExitCode.CRASHED)
-    assert "was killed by SIGKILL" in failure.message
-    assert failure.rank in {0, 1}
+    assert failure.message.startswith("rank 1 was killed by SIGKILL")
+    assert failure.rank == 1
+    [line] = [line for line in agent.log().splitlines() if "reason=WorkerDied" in line]
+    assert "was killed by SIGKILL" in line
+    assert line.endswith("rank=1")
 
 
 def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: str) -> None:

@@ -80,3 +80,66 @@ def test_a_token_cannot_see_those_after_it(tokens: int) -> None:
 
     assert torch.equal(before[:, :, :-1], after[:, :, :-1])
     assert not torch.equal(before[:, :, -1], after[:, :, -1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kv_heads=st.integers(1, 2),
+    groups=st.integers(1, 3),
+    queries=st.integers(1, 140),
+    before=st.integers(0, 150),
+    seed=st.integers(0, 1000),
+)
+def test_fewer_queries_than_keys_are_the_last_ones(
+    *, kv_heads: int, groups: int, queries: int, before: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    tokens = before + queries
+    heads = kv_heads * groups
+    whole = [
+        torch.randn(2, count, tokens, 8, dtype=torch.float64, requires_grad=True)
+        for count in (heads, kv_heads, kv_heads)
+    ]
+    direction = torch.randn(2, heads, queries, 8, dtype=torch.float64)
+    expected = causal_attention(*whole)[:, :, before:]
+    last = causal_attention(whole[0][:, :, before:], whole[1], whole[2])
+
+    assert torch.allclose(expected, last, atol=1e-12)
+    for reference, gradient in zip(
+        torch.autograd.grad(expected, whole, direction),
+        torch.autograd.grad(last, whole, direction),
+        strict=True,
+    ):
+        assert torch.allclose(reference, gradient, atol=1e-12)
+
+
+def test_fewer_queries_than_keys_in_bfloat16_are_near_those_in_float32() -> None:
+    torch.manual_seed(0)
+    exact = [
+        torch.randn(2, heads, tokens, 32, requires_grad=True)
+        for heads, tokens in ((4, 100), (2, 200), (2, 200))
+    ]
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    direction = torch.randn(2, 4, 100, 32)
+    expected, actual = causal_attention(*exact), causal_attention(*rounded)
+
+    # 8 bits of mantissa: each product is off by up to 0.4 %, and their errors add up by chance.
+    assert _relative_error(expected, actual) < 0.01
+    for reference, gradient in zip(
+        torch.autograd.grad(expected, exact, direction),
+        torch.autograd.grad(actual, rounded, direction.bfloat16()),
+        strict=True,
+    ):
+        assert _relative_error(reference, gradient) < 0.01
+
+
+def test_fewer_queries_than_keys_of_a_long_context_are_the_last_ones() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 2100, 8) for heads in (2, 1, 1))
+    last = causal_attention(q[:, :, -70:], k, v)
+
+    assert torch.allclose(_reference(q, k, v)[:, :, -70:], last, atol=1e-4)
+
+
+def _relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    return ((expected - actual.float()).norm() / expected.norm()).item()

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.group import Group
-from modelscaling_trainer.process_group import all_gather, process_group
+from modelscaling_trainer.process_group import all_gather, computing_together, process_group
 
 CPU = torch.device("cpu")
 
@@ -88,3 +88,30 @@ def test_a_store_that_is_not_there_is_named() -> None:
 def test_a_place_that_cannot_be_is_refused(rank: int, port: int | None) -> None:
     with pytest.raises(ValueError, match=f"rank.{rank}"):
         make_group(ranks=2, rank=rank, port=port)
+
+
+def test_an_error_of_the_computation_itself_stays_what_it_is() -> None:
+    with (
+        pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"),
+        computing_together("computing the gradient"),
+    ):
+        torch.mm(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_what_a_backend_says_of_a_peer_is_found_through_what_wraps_it() -> None:
+    def receive() -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+
+    def run_stage() -> None:
+        try:
+            receive()
+        except RuntimeError as error:
+            raise RuntimeError("failed to run the forward pass of stage 1") from error
+
+    with (
+        pytest.raises(
+            GroupLostError, match=r"while computing the gradient: .*Connection closed by peer"
+        ),
+        computing_together("computing the gradient"),
+    ):
+        run_stage()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modelscaling.api.training import Precision
 from modelscaling.configuration import RunConfiguration
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import Progress
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 300.0
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
     [
         "modelscaling_trainer.run",
         "modelscaling_trainer.parallel.pipeline",
@@ -73,8 +74,8 @@ class Worker:
 
     def __init__(self, configuration: RunConfiguration, **options: Any) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
-        self._pipe, other = _context.Pipe()
-        self.process: ForkServerProcess = _context.Process(
+        self._pipe, other = FORKSERVER.Pipe()
+        self.process: ForkServerProcess = FORKSERVER.Process(
             target=_main, args=(other, configuration.model_dump_json(), options), daemon=True
         )
         self.process.start()
@@ -160,6 +161,8 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
 
     threading.Thread(target=listen, daemon=True).start()
     directory = options.pop("checkpoint_directory", None)
+    if options.pop("emulates_bfloat16", False):
+        options["choose_dtype"] = _emulated
     run = Run(
         RunConfiguration.model_validate_json(configuration),
         device=torch.device("cpu"),
@@ -169,6 +172,11 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
     )
     while True:
         _train(run, pipe, requests, assignments.get())
+
+
+def _emulated(precision: Precision, _: torch.device) -> torch.dtype:
+    """Compute in bfloat16 on a CPU that has no such products too, however slow."""
+    return torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
 
 
 def _train(run: Run, pipe: Connection, requests: Requests, assignment: dict[str, Any]) -> None:

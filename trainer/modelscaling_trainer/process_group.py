@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore  # not typed as exported by torch.distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from modelscaling_trainer.connections import cut_on_failure
 from modelscaling_trainer.errors import GroupLostError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def process_group(
     if not _meet(prefixed, group, deadline):
         yield False
         return
-    try:
+    with _dissolved_at_the_end(), cut_on_failure():
         with communication("connecting its members"):
             dist.init_process_group(
                 backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
@@ -119,8 +120,6 @@ def process_group(
             )
         _log.info("formed a group", extra={"generation": group.generation, "rank": group.rank})
         yield True
-    finally:
-        _dissolve()
 
 
 def all_gather(value: dict[str, Any]) -> list[dict[str, Any]]:
@@ -210,6 +209,14 @@ def _meet(store: Store, group: Group, deadline: _Deadline) -> bool:
     with communication("waiting for its members"):
         store.set(everybody[group.rank], "1")
         return deadline.wait_for(lambda: store.check(everybody), describe)
+
+
+@contextmanager
+def _dissolved_at_the_end() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _dissolve()
 
 
 def _dissolve() -> None:

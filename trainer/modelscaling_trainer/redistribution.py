@@ -5,7 +5,7 @@ Who sends what to whom follows from the two layouts alone, so that all ranks kno
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,20 +40,25 @@ def transfers(
     """Yield what moves, in an order that is the same on all ranks.
 
     `holders` are the ranks that hold the state, with the rank that each had on the mesh `before`;
-    together they hold all of it. Of several that hold the same each gives to its own share of the
-    others, and a rank that has a block keeps its own.
+    together they hold all of it. A rank that has a block keeps its own; of several that could give
+    a block, the one that has given least so far does.
     """
     held: dict[str, dict[Region, list[int]]] = defaultdict(lambda: defaultdict(list))
     for rank, rank_before in sorted(holders.items()):
         for weight, piece in layout(shape, before, rank_before).items():
             held[weight][piece.region].append(rank)
+    given: Counter[int] = Counter()
     for target in range(after.size):
         for weight, piece in layout(shape, after, target).items():
             for region, ranks in held[weight].items():
                 block = region.intersect(piece.region)
-                if block is not None:
-                    source = target if target in ranks else ranks[target % len(ranks)]
-                    yield Transfer(weight, block, source, target)
+                if block is None:
+                    continue
+                source = target
+                if target not in ranks:
+                    source = min(ranks, key=lambda rank: given[rank])
+                    given[source] += block.elements
+                yield Transfer(weight, block, source, target)
 
 
 def move(

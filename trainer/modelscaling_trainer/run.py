@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from modelscaling.api.training import Precision
     from modelscaling.configuration import RunConfiguration
     from modelscaling.protocol import Progress
     from modelscaling_trainer.parallel.meshes import AxisGroups
@@ -66,10 +67,12 @@ class Run:
         scratch: Path,
         checkpoint_directory: Path | None,
         stop_at_step: int | None = None,
+        choose_dtype: Callable[[Precision, torch.device], torch.dtype] = compute_dtype,
     ) -> None:
         """Warm up: open the data, measure the device. The model waits for its mesh.
 
-        `stop_at_step` ends the run early as if it were complete.
+        `stop_at_step` ends the run early as if it were complete. `choose_dtype` decides in which
+        type a precision is computed on a device.
 
         Raises:
             ConfigurationError: the run cannot work as it is declared.
@@ -91,7 +94,7 @@ class Run:
         )
         compilation.use_cache(checkpoint_directory or scratch)
         self._compilation = Compilation(training.compile, device)
-        self._compute_dtype = compute_dtype(training.precision, device)
+        self._compute_dtype = choose_dtype(training.precision, device)
         self._identity = Identity(
             configuration=configuration,
             last_step=min(training.total_steps, stop_at_step or 1 << 62),

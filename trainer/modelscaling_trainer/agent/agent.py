@@ -224,7 +224,7 @@ class Agent:
         self._update(
             self._facts.lost_worker(
                 local_rank,
-                message=f"worker {local_rank} {_describe_exit(code)}: {worker.last_lines}",
+                message=f"{worker.label} {_describe_exit(code)}: {worker.last_lines}",
                 deadline=self._now() + self._settings.failure_grace_s,
             )
         )
@@ -300,7 +300,11 @@ class _Lookup(NamedTuple):
 
 def _log_state(facts: Facts) -> None:
     failure = facts.failure
-    fields = {"reason": failure.reason, "failure": failure.message} if failure else {}
+    fields = (
+        {"reason": failure.reason, "failure": failure.message, "rank": failure.rank}
+        if failure
+        else {}
+    )
     _log.log(
         logging.WARNING if failure else logging.INFO,
         "the agent's state has changed",

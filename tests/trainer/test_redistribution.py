@@ -1,0 +1,141 @@
+"""Who sends what to whom, carried out for all ranks in one process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelscaling.layout import Region, layout, weights
+from modelscaling.mesh import AXES, Mesh
+from modelscaling_trainer.redistribution import Transfer, transfers
+from tests.shared.workloads import make_shape, shapes
+
+if TYPE_CHECKING:
+    from modelscaling.layout import Piece
+    from modelscaling.shape import ModelShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of mesh, and who of the new group holds what of the old one."""
+
+    shape: ModelShape
+    before: Mesh
+    holders: dict[int, int]
+    after: Mesh
+
+    def held(self) -> dict[int, dict[str, Piece]]:
+        """Return what each holder has."""
+        return {
+            rank: layout(self.shape, self.before, rank_before)
+            for rank, rank_before in self.holders.items()
+        }
+
+    def transfers(self) -> list[Transfer]:
+        return list(
+            transfers(self.shape, before=self.before, holders=self.holders, after=self.after)
+        )
+
+
+@st.composite
+def small_meshes(draw: st.DrawFn) -> Mesh:
+    axes = draw(st.lists(st.sampled_from(AXES), max_size=2, unique=True))
+    sizes = {axis: draw(st.integers(2, 3)) for axis in axes}
+    laps = draw(st.integers(1, 2)) if "pipeline" in axes else 1
+    return Mesh(**sizes, stagesPerProcess=laps)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Change:
+    before, after = draw(small_meshes()), draw(small_meshes())
+    shape = draw(shapes())
+    shape = replace(shape, layers=max(shape.layers, before.stages, after.stages))
+    copies: dict[tuple[int, ...], list[int]] = {}
+    for rank in range(before.size):
+        place = before.coordinates(rank)
+        key = tuple(at for axis, at in place.items() if axis != "dataReplicate")
+        copies.setdefault(key, []).append(rank)
+    survivors = [
+        rank
+        for ranks in copies.values()
+        for rank in draw(st.lists(st.sampled_from(ranks), min_size=1, unique=True))
+    ]
+    others = after.size // after.dataReplicate
+    after = replace(after, dataReplicate=max(after.dataReplicate, -(-len(survivors) // others)))
+    places = draw(st.permutations(range(after.size)))
+    holders = dict(zip(places, survivors, strict=False))
+    return Change(shape=shape, before=before, holders=holders, after=after)
+
+
+@settings(deadline=None, max_examples=30)
+@given(change=changes())
+def test_every_element_of_every_new_shard_is_filled_once_with_its_own_value(
+    change: Change,
+) -> None:
+    whole = {
+        name: torch.arange(1, torch.Size(size).numel() + 1).view(size)
+        for name, size in weights(change.shape).items()
+    }
+    held = change.held()
+    wanted = [layout(change.shape, change.after, rank) for rank in range(change.after.size)]
+    filled = [
+        {name: torch.zeros(piece.region.size, dtype=torch.int64) for name, piece in pieces.items()}
+        for pieces in wanted
+    ]
+    for transfer in change.transfers():
+        name, block = transfer.weight, transfer.region
+        has = held[transfer.source][name].region
+        new = filled[transfer.target][name][block.within(wanted[transfer.target][name].region)]
+        # Added and not set: what is filled twice has a value that the whole has not.
+        new += _part(whole[name], has)[block.within(has)]
+
+    for pieces, tensors in zip(wanted, filled, strict=True):
+        for name, tensor in tensors.items():
+            assert torch.equal(_part(whole[name], pieces[name].region), tensor), name
+
+
+@settings(deadline=None, max_examples=30)
+@given(change=changes())
+def test_a_rank_keeps_what_it_has(change: Change) -> None:
+    held = change.held()
+    for transfer in change.transfers():
+        piece = held.get(transfer.target, {}).get(transfer.weight)
+        has_it = piece and piece.region.intersect(transfer.region) == transfer.region
+        assert not has_it or transfer.source == transfer.target
+
+
+@settings(deadline=None)
+@given(
+    copies=st.integers(1, 5),
+    newcomers=st.integers(1, 8),
+    data=st.data(),
+)
+def test_copies_share_the_work_of_filling_newcomers(
+    copies: int, newcomers: int, data: st.DataObject
+) -> None:
+    after = Mesh(dataReplicate=copies + newcomers)
+    places = data.draw(st.permutations(range(after.size)))[:copies]
+    shape = make_shape()
+    given_elements = Counter(dict.fromkeys(places, 0))
+    plan = transfers(
+        shape,
+        before=Mesh(dataReplicate=copies),
+        holders=dict(zip(places, range(copies), strict=True)),
+        after=after,
+    )
+    for transfer in plan:
+        if transfer.source != transfer.target:
+            given_elements[transfer.source] += transfer.region.elements
+
+    largest = max(torch.Size(size).numel() for size in weights(shape).values())
+    assert max(given_elements.values()) - min(given_elements.values()) <= largest
+    assert given_elements.total() == newcomers * shape.parameters()
+
+
+def _part(whole: torch.Tensor, region: Region) -> torch.Tensor:
+    return whole[region.within(Region((0,) * whole.ndim, tuple(whole.shape)))]
