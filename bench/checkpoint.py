@@ -23,8 +23,8 @@ import torch
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
-from modelscaling_trainer.checkpoint import find_newest
-from modelscaling_trainer.checkpoint_writer import CheckpointWriter
+from modelscaling_trainer.checkpoint.catalog import find_newest
+from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.memory import keep_freed_memory
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import Counters

@@ -11,7 +11,7 @@ import torch
 from modelscaling.layout import layout, weights
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
-from modelscaling_trainer.checkpoint_writer import CheckpointWriter
+from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import Counters
 

@@ -9,8 +9,8 @@ import torch
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
-from modelscaling_trainer.decoder import Decoder
-from modelscaling_trainer.initial_weights import set_initial_weights
+from modelscaling_trainer.model.decoder import Decoder
+from modelscaling_trainer.model.initial_weights import set_initial_weights
 from modelscaling_trainer.shard import Shard
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelscaling_trainer.attention import causal_attention
+from modelscaling_trainer.model.attention import causal_attention
 
 
 def _reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,15 @@ from safetensors.torch import load_file
 from modelscaling.layout import Piece, Region
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
-from modelscaling_trainer import checkpoint
-from modelscaling_trainer.checkpoint import Checkpoint, check_shape, find, find_newest, prune, read
+from modelscaling_trainer.checkpoint import catalog
+from modelscaling_trainer.checkpoint.catalog import (
+    Checkpoint,
+    check_shape,
+    find,
+    find_newest,
+    prune,
+    read,
+)
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import Counters
@@ -53,7 +60,7 @@ def found_in(directory: Path) -> Checkpoint:
 
 
 def newest_step(directory: Path) -> int:
-    return checkpoint.step_of(find_newest(directory))
+    return catalog.step_of(find_newest(directory))
 
 
 def names_in(directory: Path) -> list[str]:
@@ -143,7 +150,7 @@ def test_the_format_knows_no_mesh(tmp_path: Path) -> None:
         "part-00001.safetensors",
     ]
     assert set(description) == {"format", "counters", "model", "files", "tensors"}
-    assert description["format"] == checkpoint.FORMAT
+    assert description["format"] == catalog.FORMAT
     assert description["tensors"]["exp_avg.layers.0.mlp.down_proj.weight"] == {
         "dtype": "F32",
         "shape": [20, 44],

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from modelscaling_trainer import checkpoint_attempt
-from modelscaling_trainer.checkpoint import find_newest
-from modelscaling_trainer.checkpoint_attempt import Attempt, GivenUpError
-from modelscaling_trainer.checkpoint_directory import sync_directory
-from modelscaling_trainer.checkpoint_part import Block, write_part
+from modelscaling_trainer.checkpoint import attempt
+from modelscaling_trainer.checkpoint.attempt import Attempt, GivenUpError
+from modelscaling_trainer.checkpoint.catalog import find_newest
+from modelscaling_trainer.checkpoint.directory import sync_directory
+from modelscaling_trainer.checkpoint.part import Block, write_part
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.state import Counters
 from tests.trainer.checkpoints import SHAPE, make_state, save
@@ -148,7 +148,7 @@ def test_a_slow_process_finds_that_nobody_waits_for_it(
         write_part(path, blocks, data)
         make_attempt(tmp_path).discard()
 
-    monkeypatch.setattr(checkpoint_attempt, "write_part", write_slowly)
+    monkeypatch.setattr(attempt, "write_part", write_slowly)
     with pytest.raises(GivenUpError, match="did not wait"):
         make_attempt(tmp_path, 1).write([], NOTHING)
 
@@ -164,7 +164,7 @@ def test_a_directory_that_is_gone_is_an_error(
         write_part(path, blocks, data)
         run.rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(checkpoint_attempt, "write_part", write_and_lose)
+    monkeypatch.setattr(attempt, "write_part", write_and_lose)
     with pytest.raises(FileNotFoundError):
         make_attempt(run, 1).write([], NOTHING)
 
@@ -210,8 +210,8 @@ def test_a_description_is_on_the_disk_before_the_name_is(
         seen.append(names_in(tmp_path))
         sync_directory(path)
 
-    monkeypatch.setattr("modelscaling_trainer.checkpoint.sync_directory", note)
-    monkeypatch.setattr(checkpoint_attempt, "sync_directory", note)
+    monkeypatch.setattr("modelscaling_trainer.checkpoint.catalog.sync_directory", note)
+    monkeypatch.setattr(attempt, "sync_directory", note)
     attempt.publish(Counters(step=100), SHAPE)
 
     assert seen == [[".writing-step-00000100-a"], ["step-00000100"]]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from modelscaling.layout import Region
-from modelscaling_trainer.checkpoint_index import Stored, StoredTensor, from_json, index, to_json
-from modelscaling_trainer.checkpoint_part import Block
+from modelscaling_trainer.checkpoint.index import Stored, StoredTensor, from_json, index, to_json
+from modelscaling_trainer.checkpoint.part import Block
 
 
 def make_block(*, offset: int, rows: int, name: str = "a", dtype: str = "F32") -> Block:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modelscaling.layout import Region
-from modelscaling_trainer.checkpoint_part import (
+from modelscaling_trainer.checkpoint.part import (
     DTYPES,
     Block,
     dtype_name,
@@ -17,7 +17,7 @@ from modelscaling_trainer.checkpoint_part import (
     read_blocks,
     write_part,
 )
-from modelscaling_trainer.checkpoint_staging import Staging
+from modelscaling_trainer.checkpoint.staging import Staging
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelscaling.layout import Piece, Region
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
-from modelscaling_trainer.checkpoint_share import LEAST_BYTES, MOST_BLOCKS, share
+from modelscaling_trainer.checkpoint.share import LEAST_BYTES, MOST_BLOCKS, share
 from tests.trainer.checkpoints import MESHES, SHAPE, make_shape, pieces
 
 if TYPE_CHECKING:

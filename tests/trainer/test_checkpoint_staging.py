@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modelscaling_trainer.checkpoint_staging import Staging
+from modelscaling_trainer.checkpoint.staging import Staging
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.checkpoint import find_newest
-from modelscaling_trainer.checkpoint_attempt import Attempt
-from modelscaling_trainer.checkpoint_staging import Staging
-from modelscaling_trainer.checkpoint_writer import CheckpointWriter
+from modelscaling_trainer.checkpoint.attempt import Attempt
+from modelscaling_trainer.checkpoint.catalog import find_newest
+from modelscaling_trainer.checkpoint.staging import Staging
+from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.state import Counters
 from tests.trainer.checkpoints import (
@@ -31,7 +31,7 @@ from tests.trainer.checkpoints import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from modelscaling_trainer.checkpoint_part import Block
+    from modelscaling_trainer.checkpoint.part import Block
     from modelscaling_trainer.shard import Shard
 
 STATE = make_state()

@@ -9,9 +9,9 @@ import pytest
 
 from modelscaling.api.data import TokenizerFile
 from modelscaling.configuration import DataConfiguration
-from modelscaling_trainer.corpus import Corpus, open_corpus
+from modelscaling_trainer.data.corpus import Corpus, open_corpus
+from modelscaling_trainer.data.text_files import PIECE_BYTES
 from modelscaling_trainer.errors import ConfigurationError
-from modelscaling_trainer.text_files import PIECE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def test_the_second_opening_reads_the_cache(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("tokenised twice")
 
-    monkeypatch.setattr("modelscaling_trainer.corpus.read_tokens", refuse)
+    monkeypatch.setattr("modelscaling_trainer.data.corpus.read_tokens", refuse)
     second = open_data(data / "*.txt", tmp_path)
 
     assert as_bytes(first) == as_bytes(second)
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(
     def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("modelscaling_trainer.text_files._read_text", fail)
+    monkeypatch.setattr("modelscaling_trainer.data.text_files._read_text", fail)
     with pytest.raises(ConfigurationError, match=r"a\.txt' cannot be read: Permission") as refused:
         open_data(data / "*.txt", tmp_path)
 

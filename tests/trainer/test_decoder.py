@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from modelscaling_trainer.decoder import Decoder, cross_entropy_sum
+from modelscaling_trainer.model.decoder import Decoder, cross_entropy_sum
 from tests.trainer.decoders import make_decoder, make_shape
 
 if TYPE_CHECKING:

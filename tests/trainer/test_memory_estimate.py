@@ -8,8 +8,8 @@ import torch
 from modelscaling.api.training import ActivationCheckpointing, Precision
 from modelscaling.mesh import Mesh
 from modelscaling.plan.memory import estimate_memory
-from modelscaling_trainer.decoder import Decoder
-from modelscaling_trainer.recompute import recompute
+from modelscaling_trainer.model.decoder import Decoder
+from modelscaling_trainer.model.recompute import recompute
 from tests.shared.workloads import make_workload
 
 _DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}

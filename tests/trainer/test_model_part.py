@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from modelscaling.layout import Region, layout
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.initial_weights import set_initial_weights
+from modelscaling_trainer.model.initial_weights import set_initial_weights
 from modelscaling_trainer.model_part import ModelPart
 from modelscaling_trainer.parallel.meshes import axis_groups
 from tests.trainer.decoders import make_decoder

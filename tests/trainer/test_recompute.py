@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modelscaling.api.training import ActivationCheckpointing
-from modelscaling_trainer.recompute import recompute
+from modelscaling_trainer.model.recompute import recompute
 from tests.trainer.decoders import make_decoder, make_shape
 
 SHAPE = make_shape(layers=4)

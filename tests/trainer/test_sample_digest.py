@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelscaling_trainer.sample_digest import (
+from modelscaling_trainer.data.sample_digest import (
     EMPTY_DIGEST,
     batch_sum,
     chain,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelscaling_trainer.sample_order import Permutation, global_batch
+from modelscaling_trainer.data.sample_order import Permutation, global_batch
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelscaling_trainer.corpus import Corpus
+from modelscaling_trainer.data.corpus import Corpus
+from modelscaling_trainer.data.samples import VALIDATION_TOKENS, Samples
 from modelscaling_trainer.errors import ConfigurationError
-from modelscaling_trainer.samples import VALIDATION_TOKENS, Samples
 
 
 def make_samples(

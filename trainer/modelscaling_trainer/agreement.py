@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling_trainer.data.sample_digest import LIMBS, from_limbs, to_limbs
 from modelscaling_trainer.process_group import all_reduce
 from modelscaling_trainer.request import Request
-from modelscaling_trainer.sample_digest import LIMBS, from_limbs, to_limbs
 
 if TYPE_CHECKING:
     from collections.abc import Collection

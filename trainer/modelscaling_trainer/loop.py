@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from modelscaling.configuration import RunConfiguration
     from modelscaling_trainer.agreement import StepReport
-    from modelscaling_trainer.checkpoint_writer import CheckpointWriter
+    from modelscaling_trainer.checkpoint.writer import CheckpointWriter
     from modelscaling_trainer.compilation import Compilation
     from modelscaling_trainer.computation import Computation
+    from modelscaling_trainer.data.reader import Reader
+    from modelscaling_trainer.data.samples import Samples
     from modelscaling_trainer.group import Group
-    from modelscaling_trainer.reader import Reader
     from modelscaling_trainer.request import Requests
-    from modelscaling_trainer.samples import Samples
     from modelscaling_trainer.state import TrainingState
     from modelscaling_trainer.step import Stepper, StepTimes
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from modelscaling.layout import layout, process_stages
-from modelscaling_trainer.decoder import Decoder
 from modelscaling_trainer.gradient import Gradient
-from modelscaling_trainer.recompute import recompute
+from modelscaling_trainer.model.decoder import Decoder
+from modelscaling_trainer.model.recompute import recompute
 from modelscaling_trainer.shard import Shard, local
 
 if TYPE_CHECKING:

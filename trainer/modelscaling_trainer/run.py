@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from modelscaling.layout import process_stages
 from modelscaling.micro_batch import micro_batch_size
 from modelscaling_trainer import compilation
-from modelscaling_trainer.checkpoint_writer import CheckpointWriter
+from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
 from modelscaling_trainer.computation import computation
-from modelscaling_trainer.corpus import open_corpus
+from modelscaling_trainer.data.corpus import open_corpus
+from modelscaling_trainer.data.reader import Reader
+from modelscaling_trainer.data.samples import Samples
 from modelscaling_trainer.device_peak import peak_flops
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.figures import ProcessFigures
@@ -24,9 +26,7 @@ from modelscaling_trainer.parallel.context import positions
 from modelscaling_trainer.parallel.meshes import axis_groups
 from modelscaling_trainer.precision import compute_dtype
 from modelscaling_trainer.process_group import computing_together, process_group
-from modelscaling_trainer.reader import Reader
 from modelscaling_trainer.request import Outcome, Request, Requests
-from modelscaling_trainer.samples import Samples
 from modelscaling_trainer.state import TrainingState
 from modelscaling_trainer.step import Stepper
 from modelscaling_trainer.takeover import Identity, Taken, take_over

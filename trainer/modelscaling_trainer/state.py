@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling_trainer.data.sample_digest import EMPTY_DIGEST
 from modelscaling_trainer.errors import CheckpointError
-from modelscaling_trainer.initial_weights import set_initial_weights
-from modelscaling_trainer.sample_digest import EMPTY_DIGEST
+from modelscaling_trainer.model.initial_weights import set_initial_weights
 from modelscaling_trainer.shard import Shard
 
 if TYPE_CHECKING:

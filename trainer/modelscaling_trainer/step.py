@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelscaling_trainer.agreement import StepReport, agree
+from modelscaling_trainer.data.sample_digest import batch_sum, chain
+from modelscaling_trainer.data.sample_order import global_batch
 from modelscaling_trainer.errors import DivergedError, GroupLostError
 from modelscaling_trainer.gradient_norm import clip, share_of_square
 from modelscaling_trainer.noise_scale import NoiseScale
 from modelscaling_trainer.parallel.tied_table import sum_over_ends
 from modelscaling_trainer.process_group import computing_together
-from modelscaling_trainer.sample_digest import batch_sum, chain
-from modelscaling_trainer.sample_order import global_batch
 from modelscaling_trainer.schedule import learning_rate
 from modelscaling_trainer.state import Counters
 from modelscaling_trainer.waiting import counted_waits
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from modelscaling.configuration import RunConfiguration
     from modelscaling_trainer.computation import Computation
+    from modelscaling_trainer.data.reader import Reader
     from modelscaling_trainer.gradient_store import GradientStore
     from modelscaling_trainer.group import Group
-    from modelscaling_trainer.reader import Reader
     from modelscaling_trainer.request import Request
     from modelscaling_trainer.state import TrainingState
     from modelscaling_trainer.waiting import WaitClock

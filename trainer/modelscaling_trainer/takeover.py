@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelscaling_trainer import checkpoint
+from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
@@ -68,8 +68,8 @@ def take_over(
     """
     damaged: set[int] = set()
     while True:
-        newest = directory and checkpoint.find_newest(directory, except_steps=damaged)
-        offers = all_gather(_offer(identity, held, checkpoint.step_of(newest or None)))
+        newest = directory and catalog.find_newest(directory, except_steps=damaged)
+        offers = all_gather(_offer(identity, held, catalog.step_of(newest or None)))
         _check_same(offers)
         decision = settle([_holding(offer) for offer in offers], group.mesh)
         _log.info("state of the group: %s", decision)
@@ -156,9 +156,9 @@ def _move(
 
 def _load(identity: Identity, directory: Path | None, step: int, new: TrainingState) -> bool:
     """Load a checkpoint on all ranks; return whether all could."""
-    found = directory and checkpoint.find(directory, step)
+    found = directory and catalog.find(directory, step)
     if found:
-        checkpoint.check_shape(found, identity.configuration.model)
+        catalog.check_shape(found, identity.configuration.model)
     is_loaded = bool(found and new.load(found.load, found.counters))
     return all(answer["is_loaded"] for answer in all_gather({"is_loaded": is_loaded}))
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.distributed as dist
 
-from modelscaling_trainer.attention import causal_attention
+from modelscaling_trainer.model.attention import causal_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.model.decoder import Decoder
 
 
 def positions(tokens: int, parts: int, part: int) -> Tensor:

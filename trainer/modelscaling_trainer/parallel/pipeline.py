@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
 from modelscaling.layout import process_stages
-from modelscaling_trainer.decoder import cross_entropy_sum
+from modelscaling_trainer.model.decoder import cross_entropy_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modelscaling.mesh import Mesh
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.model.decoder import Decoder
 
 
 class Pipeline:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.model.decoder import Decoder
 
 
 class ShardedGradient:

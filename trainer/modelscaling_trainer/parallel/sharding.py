@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.model.decoder import Decoder
 
 
 def shard_weights(stage: Decoder, mesh: DeviceMesh, *, keeps_gathered: bool) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor.parallel import ParallelStyle
 
-    from modelscaling_trainer.decoder import Decoder
+    from modelscaling_trainer.model.decoder import Decoder
 
 
 def cut_products(stage: Decoder, mesh: DeviceMesh) -> None:

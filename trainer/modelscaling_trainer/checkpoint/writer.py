@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 
-from modelscaling_trainer.checkpoint import prune
-from modelscaling_trainer.checkpoint_attempt import Attempt, GivenUpError
-from modelscaling_trainer.checkpoint_part import Block, dtype_name, in_file_order
-from modelscaling_trainer.checkpoint_share import share
-from modelscaling_trainer.checkpoint_staging import Staging
+from modelscaling_trainer.checkpoint.attempt import Attempt, GivenUpError
+from modelscaling_trainer.checkpoint.catalog import prune
+from modelscaling_trainer.checkpoint.part import Block, dtype_name, in_file_order
+from modelscaling_trainer.checkpoint.share import share
+from modelscaling_trainer.checkpoint.staging import Staging
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from modelscaling_trainer.tokenizer import Tokenizer
+    from modelscaling_trainer.data.tokenizer import Tokenizer
 
 PIECE_BYTES = 1 << 20
 _UINT16_IDS = 1 << 16

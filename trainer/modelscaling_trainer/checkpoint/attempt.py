@@ -17,15 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelscaling_trainer.checkpoint import read, write_description
-from modelscaling_trainer.checkpoint_directory import (
+from modelscaling_trainer.checkpoint.catalog import read, write_description
+from modelscaling_trainer.checkpoint.directory import (
     TEMPORARY,
     name_of,
     remove,
     sync_directory,
 )
-from modelscaling_trainer.checkpoint_index import index
-from modelscaling_trainer.checkpoint_part import read_blocks, write_part
+from modelscaling_trainer.checkpoint.index import index
+from modelscaling_trainer.checkpoint.part import read_blocks, write_part
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.shape import ModelShape
-    from modelscaling_trainer.checkpoint_part import Block
+    from modelscaling_trainer.checkpoint.part import Block
     from modelscaling_trainer.state import Counters
 
 _POLL_S = 0.02

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelscaling_trainer.sample_order import mix
+from modelscaling_trainer.data.sample_order import mix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

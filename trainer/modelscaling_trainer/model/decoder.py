@@ -21,8 +21,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
 from modelscaling.layout import EMBEDDING, HEAD, stage_layers
-from modelscaling_trainer.attention import causal_attention
-from modelscaling_trainer.recompute import keep_everything
+from modelscaling_trainer.model.attention import causal_attention
+from modelscaling_trainer.model.recompute import keep_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modelscaling.shape import ModelShape
-    from modelscaling_trainer.recompute import Recompute
+    from modelscaling_trainer.model.recompute import Recompute
 
 
 class Linear(nn.Linear):

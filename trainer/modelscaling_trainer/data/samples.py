@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from modelscaling_trainer.data.sample_order import Permutation
 from modelscaling_trainer.errors import ConfigurationError
-from modelscaling_trainer.sample_order import Permutation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from modelscaling_trainer.corpus import Corpus
+    from modelscaling_trainer.data.corpus import Corpus
 
 VALIDATION_TOKENS = 1 << 15
 """The validation loss is measured over the held-out samples up to so many tokens, and at least

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelscaling_trainer.text_files import find_files, read_tokens
-from modelscaling_trainer.tokenizer import open_tokenizer
+from modelscaling_trainer.data.text_files import find_files, read_tokens
+from modelscaling_trainer.data.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelscaling.configuration import DataConfiguration
-    from modelscaling_trainer.tokenizer import Tokenizer
+    from modelscaling_trainer.data.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 

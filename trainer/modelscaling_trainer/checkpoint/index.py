@@ -10,12 +10,12 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.layout import Region
-from modelscaling_trainer.checkpoint_part import DTYPES
+from modelscaling_trainer.checkpoint.part import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from modelscaling_trainer.checkpoint_part import Block
+    from modelscaling_trainer.checkpoint.part import Block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from modelscaling_trainer.samples import Samples
+    from modelscaling_trainer.data.samples import Samples
 
 
 class Reader:

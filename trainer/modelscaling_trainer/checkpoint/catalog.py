@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from modelscaling_trainer.checkpoint_directory import (
+from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
     remove_abandoned,
     steps_in,
     sync_directory,
 )
-from modelscaling_trainer.checkpoint_index import from_json, to_json
-from modelscaling_trainer.checkpoint_part import dtype_name
+from modelscaling_trainer.checkpoint.index import from_json, to_json
+from modelscaling_trainer.checkpoint.part import dtype_name
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.state import NOTHING, Counters
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from modelscaling.layout import Region
     from modelscaling.shape import ModelShape
-    from modelscaling_trainer.checkpoint_index import Stored, StoredTensor
+    from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
 
 _log = logging.getLogger(__name__)

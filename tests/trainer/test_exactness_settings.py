@@ -1,0 +1,125 @@
+"""Settings that change how a mesh computes, and not what it learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.mesh import Mesh
+from tests.trainer.runs import make_run, write_text
+from tests.trainer.workers import Result, results, start, train_together
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.process
+
+STEPS = 10
+AGREEMENT = 1e-5
+"""How far losses may lie apart, nats; float32, 3e-4, 10 steps."""
+BFLOAT16_AGREEMENT = 0.02
+"""The same with products in bfloat16, whose 8 bits of mantissa each mesh rounds in another order:
+0.4 % of a loss of 5.5 nats."""
+
+FSDP2, TP2, PP2 = Mesh(dataShard=2), Mesh(tensor=2), Mesh(pipeline=2)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("data"))
+
+
+def _train(
+    text: Path, scratch: Path, mesh: Mesh, *, changes: dict[str, Any], **options: Any
+) -> list[Result]:
+    run = make_run(text, model__layers=4, **changes)
+    workers = start(mesh.size, run, scratch=scratch, stop_at_step=STEPS, **options)
+    try:
+        train_together(workers, mesh=mesh)
+        return results(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes", "ignored"),
+    [
+        pytest.param(
+            Mesh(pipeline=2, tensor=2),
+            {"model__tied_embeddings": False},
+            (),
+            id="untied embeddings on pp2 x tp2",
+        ),
+        pytest.param(
+            FSDP2,
+            {"training__activation_checkpointing": "Full"},
+            ("training__activation_checkpointing",),
+            id="fsdp2 with full activation checkpointing",
+        ),
+        pytest.param(
+            FSDP2,
+            {"training__activation_checkpointing": "Selective"},
+            ("training__activation_checkpointing",),
+            id="fsdp2 with selective activation checkpointing",
+        ),
+        pytest.param(
+            Mesh(dataReplicate=2, dataShard=2),
+            {"training__micro_batch_size": 1},
+            ("training__micro_batch_size",),
+            id="hsdp2x2 with three micro batches",
+        ),
+        pytest.param(
+            PP2,
+            {"training__micro_batch_size": 2},
+            ("training__micro_batch_size",),
+            id="pp2 with six micro batches",
+        ),
+        pytest.param(
+            FSDP2,
+            {"training__compile": "Always"},
+            ("training__compile",),
+            id="fsdp2 compiled",
+        ),
+        pytest.param(
+            PP2,
+            {"training__compile": "Always"},
+            ("training__compile",),
+            id="pp2 compiled",
+        ),
+    ],
+)
+def test_a_setting_on_a_mesh_trains_as_one_process_does_without_it(
+    mesh: Mesh, changes: dict[str, Any], ignored: tuple[str, ...], text: Path, tmp_path: Path
+) -> None:
+    plain = {name: value for name, value in changes.items() if name not in ignored}
+    [alone] = _train(text, tmp_path, Mesh(), changes=plain)
+    together = _train(text, tmp_path, mesh, changes=changes)
+
+    assert [(result.outcome, result.message) for result in together] == [
+        ("Complete", "")
+    ] * mesh.size
+    assert len(alone.losses) == STEPS
+    for result in together:
+        assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
+        assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-3)
+        assert alone.digests == result.digests
+
+
+@pytest.mark.parametrize("mesh", [FSDP2, TP2], ids=["fsdp2", "tp2"])
+def test_bfloat16_on_a_mesh_is_near_bfloat16_in_one_process(
+    mesh: Mesh, text: Path, tmp_path: Path
+) -> None:
+    changes = {"training__precision": "BFloat16"}
+    [exact] = _train(text, tmp_path, Mesh(), changes={})
+    [alone] = _train(text, tmp_path, Mesh(), changes=changes, emulates_bfloat16=True)
+    together = _train(text, tmp_path, mesh, changes=changes, emulates_bfloat16=True)
+
+    assert [(result.outcome, result.message) for result in together] == [
+        ("Complete", "")
+    ] * mesh.size
+    assert exact.losses != alone.losses  # so bfloat16 it was
+    for result in together:
+        assert alone.losses == pytest.approx(result.losses, abs=BFLOAT16_AGREEMENT)
+        assert alone.digests == result.digests

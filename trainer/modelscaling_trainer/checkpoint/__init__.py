@@ -1,0 +1,1 @@
+"""Checkpoints: saved by every process at once, loaded on any mesh."""

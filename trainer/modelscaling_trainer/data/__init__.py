@@ -1,0 +1,1 @@
+"""From text files to the tokens that a step is computed on."""
