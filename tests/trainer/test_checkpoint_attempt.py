@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from modelscaling_trainer.checkpoint import attempt
 from modelscaling_trainer.checkpoint.attempt import Attempt, GivenUpError
 from modelscaling_trainer.checkpoint.catalog import find_newest
 from modelscaling_trainer.checkpoint.directory import sync_directory
@@ -148,7 +147,7 @@ def test_a_slow_process_finds_that_nobody_waits_for_it(
         write_part(path, blocks, data)
         make_attempt(tmp_path).discard()
 
-    monkeypatch.setattr(attempt, "write_part", write_slowly)
+    monkeypatch.setattr("modelscaling_trainer.checkpoint.attempt.write_part", write_slowly)
     with pytest.raises(GivenUpError, match="did not wait"):
         make_attempt(tmp_path, 1).write([], NOTHING)
 
@@ -164,7 +163,7 @@ def test_a_directory_that_is_gone_is_an_error(
         write_part(path, blocks, data)
         run.rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(attempt, "write_part", write_and_lose)
+    monkeypatch.setattr("modelscaling_trainer.checkpoint.attempt.write_part", write_and_lose)
     with pytest.raises(FileNotFoundError):
         make_attempt(run, 1).write([], NOTHING)
 
@@ -211,7 +210,7 @@ def test_a_description_is_on_the_disk_before_the_name_is(
         sync_directory(path)
 
     monkeypatch.setattr("modelscaling_trainer.checkpoint.catalog.sync_directory", note)
-    monkeypatch.setattr(attempt, "sync_directory", note)
+    monkeypatch.setattr("modelscaling_trainer.checkpoint.attempt.sync_directory", note)
     attempt.publish(Counters(step=100), SHAPE)
 
     assert seen == [[".writing-step-00000100-a"], ["step-00000100"]]
