@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore  # not typed as exported by torch.distributed
 
 from tests.trainer.workers import DEADLINE_S, FORKSERVER
 
@@ -37,7 +38,7 @@ def _run(
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(str(meeting), ranks),
+        store=FileStore(str(meeting), ranks),
         rank=rank,
         world_size=ranks,
         timeout=timedelta(seconds=DEADLINE_S),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,9 @@ def runs_on_meshes(draw: st.DrawFn) -> tuple[ModelShape, Mesh]:
         for laps in ((1, 2) if size["pipeline"] > 1 else (1,))
     ]
     legal = [mesh for mesh in meshes if not [*broken_rules(_workload(shape, mesh), mesh)]]
-    return shape, draw(st.sampled_from(list(dict.fromkeys(legal))))
+    # Hypothesis begins with the simplest choices, and there are too few examples to go further.
+    chance = random.Random(draw(st.integers(1, 1 << 32)))
+    return shape, chance.choice(list(dict.fromkeys(legal)))
 
 
 def _workload(shape: ModelShape, mesh: Mesh) -> Workload:

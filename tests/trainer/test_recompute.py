@@ -15,11 +15,11 @@ from tests.trainer.decoders import make_decoder, make_shape
 SHAPE = make_shape(layers=4)
 
 
-class _Made(TorchDispatchMode):
+class _Made(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the memory that operations have asked for, without holding it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(
@@ -29,11 +29,16 @@ class _Made(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
-                self._made[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
+                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._made[storage.data_ptr()] = (reference, storage.nbytes())
         return out
 
     def bytes_alive(self) -> int:
-        return sum(size for storage, size in self._made.values() if not storage.expired())
+        return sum(
+            size
+            for storage, size in self._made.values()
+            if not bool(storage.expired())  # type: ignore[no-untyped-call]
+        )
 
 
 def _train(mode: ActivationCheckpointing) -> tuple[int, list[torch.Tensor]]:
