@@ -29,11 +29,11 @@ from bench.case import XS, S
 from bench.contest import Ratio, hold
 from bench.first_step import time_starts
 from bench.hugging_face import Spread, hugging_face
+from bench.matrix_product import FLOPS, matrix_product
 from bench.ours import ours
 from bench.titan import torchtitan
 from modelscaling.api.training import Precision
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.device_peak import peak_flops
 from modelscaling_trainer.precision import compute_dtype, has_bfloat16_products
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from bench.case import Case
     from bench.contest import Contender
 
-_CPU = torch.device("cpu")
 _CHECKPOINT_STEP_S = 3.0
 
 
@@ -134,11 +133,13 @@ def _print_steps(
     title: str, case: Case, precision: Precision, contenders: Sequence[Contender], rounds: int
 ) -> None:
     """Print each contender's time, and its ratios to our first one and to every peer."""
-    seconds = hold(contenders, rounds=rounds)
-    peak = peak_flops(_CPU, compute_dtype(precision, _CPU))
+    product = matrix_product(compute_dtype(precision, torch.device("cpu")))
+    seconds = hold([*contenders, product], rounds=rounds)
+    peak = FLOPS / statistics.median(seconds[product.name])
     peers = [c.name for c in contenders if not c.name.startswith("ours")]
     columns = [contenders[0].name, *peers]
     print(f"\n## {title}\n")
+    print(f"A matrix product on one thread: {peak / 1e9:.0f} GFLOP/s.\n")
     print("| |", " | ".join(["s", "MFU, %", *(f"/ {name}" for name in columns)]), "|")
     print("|---" * (len(columns) + 3) + "|")
     for contender in contenders:
