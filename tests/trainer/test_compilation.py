@@ -8,6 +8,7 @@ import torch
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from modelscaling.api.training import CompileMode
+from modelscaling.mesh import Mesh
 from modelscaling_trainer.compilation import Compilation, use_cache
 from modelscaling_trainer.errors import ConfigurationError
 from tests.trainer.parts import make_part
@@ -91,3 +92,17 @@ def test_without_a_compiler_auto_does_without_and_always_is_refused(
     assert not auto.apply_if_due(part, remaining_steps=10**6)
     with pytest.raises(ConfigurationError, match=r"compile=Always needs a C\+\+ compiler"):
         Compilation(CompileMode.ALWAYS, CPU)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_tensor_parallelism_is_never_compiled(part: ModelPart) -> None:
+    part.mesh = Mesh(tensor=2)
+    auto = Compilation(CompileMode.AUTO, CPU)
+    for _ in range(5):
+        auto.observe(60.0)
+
+    assert not auto.apply_if_due(part, remaining_steps=10**6)
+    auto.check(part.mesh)
+    with pytest.raises(ConfigurationError, match=r"compile=Always .* parallelism.tensor=2"):
+        Compilation(CompileMode.ALWAYS, CPU).check(part.mesh)
+    Compilation(CompileMode.ALWAYS, CPU).check(Mesh(dataShard=2, pipeline=2))

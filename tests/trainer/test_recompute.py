@@ -34,11 +34,11 @@ class _Made(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def bytes_alive(self) -> int:
-        return sum(
-            size
-            for storage, size in self._made.values()
-            if not bool(storage.expired())  # type: ignore[no-untyped-call]
-        )
+        alive = 0
+        for storage, size in self._made.values():
+            if not storage.expired():  # type: ignore[no-untyped-call]
+                alive += size
+        return alive
 
 
 def _train(mode: ActivationCheckpointing) -> tuple[int, list[torch.Tensor]]:

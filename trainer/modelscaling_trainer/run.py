@@ -133,6 +133,7 @@ class Run:
         listeners = Listeners(
             on_progress=on_progress, on_phase=on_phase, on_figures=on_figures or _ignore
         )
+        self._compilation.check(group.mesh)
         samples_at_once = self._samples_at_once(group)
         on_phase("Forming")
         with process_group(
