@@ -215,6 +215,7 @@ def _workload(spec: ModelScalingSpec) -> Workload:
         micro_batch_size=training.micro_batch_size,
         precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
+        compile=training.compile,
         replicas=spec.replicas,
         processes_per_replica=spec.processes_per_replica,
         tensor_placement=axes.tensor_placement,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import gcd
 from typing import TYPE_CHECKING
 
+from modelscaling.api.training import CompileMode
 from modelscaling.api.validation import Problem
 from modelscaling.micro_batch import legal_micro_batch_sizes, micro_batch_size
 from modelscaling.shape import divisors
@@ -24,6 +25,7 @@ def broken_rules(workload: Workload, mesh: Mesh) -> Iterator[Problem]:
     """Yield what forbids `mesh`, the cheapest rules first; nothing where it is legal."""
     yield from _processes(workload, mesh)
     yield from _placement(workload, mesh)
+    yield from _compiler(workload, mesh)
     yield from _tensor(workload.shape, mesh)
     yield from _pipeline(workload.shape, mesh)
     yield from _context(workload.shape, mesh)
@@ -51,6 +53,16 @@ def _placement(workload: Workload, mesh: Mesh) -> Iterator[Problem]:
         f"tensor={mesh.tensor} does not divide processesPerReplica={per_pod}, so it would reach "
         f"across pods; set tensor to {_nearest(mesh.tensor, divisors(per_pod))}, or "
         f"tensorPlacement to AcrossPods",
+    )
+
+
+def _compiler(workload: Workload, mesh: Mesh) -> Iterator[Problem]:
+    if mesh.tensor == 1 or workload.compile is not CompileMode.ALWAYS:
+        return
+    yield _problem(
+        "training.compile",
+        f"Always does not go with tensor={mesh.tensor}: torch compiles tensor parallelism to other "
+        f"gradients; set compile to Auto or Never, or tensor to 1",
     )
 
 

@@ -33,6 +33,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from modelscaling.api.training import ActivationCheckpointing, Precision
+from modelscaling.gathering import keeps_gathered
 from modelscaling.layout import EMBEDDING, FINAL_NORM, HEAD, layout, stage_layers
 from modelscaling.mesh import Mesh
 from modelscaling.micro_batch import micro_batch_size
@@ -151,7 +152,8 @@ def _gathered(workload: Workload, mesh: Mesh, place: int, layers: int) -> int:
         keeps = workload.activation_checkpointing is ActivationCheckpointing.NONE
         return number * ((layers if keeps else 1) * whole.layer + rest)
     if mesh.pipeline == 1:
-        return number * (whole.layer + rest)
+        keeps_all = keeps_gathered(shape, mesh, compute_bytes=number)
+        return number * ((layers if keeps_all else 1) * whole.layer + rest)
     # torch's stages keep both between micro batches, rather than gathering and cutting each time.
     gradient = 4 if mesh.weight_shards > 1 else 0
     return (number + gradient) * (layers * whole.layer + rest)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelscaling.api.parallelism import TensorPlacement
-from modelscaling.api.training import ActivationCheckpointing, Precision
+from modelscaling.api.training import ActivationCheckpointing, CompileMode, Precision
 
 if TYPE_CHECKING:
     from modelscaling.mesh import Mesh
@@ -25,6 +25,7 @@ class Workload:
     """As declared; None where it is chosen with the mesh."""
     precision: Precision
     activation_checkpointing: ActivationCheckpointing
+    compile: CompileMode
     replicas: int
     processes_per_replica: int
     tensor_placement: TensorPlacement

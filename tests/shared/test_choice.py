@@ -81,11 +81,11 @@ def test_a_plan_says_why_and_what_was_not_taken() -> None:
     plan = choose_mesh(_just(Mesh(dataShard=4), hidden_size=256))
 
     assert plan.reason == (
-        "the most preferred that can be had; a process needs about 29.8Mi of 29.8Mi; not dp4 (does "
-        "not fit: a process needs about 38.6Mi of 29.8Mi)"
+        "the most preferred that can be had; a process needs about 32.1Mi of 32.1Mi; not dp4 (does "
+        "not fit: a process needs about 38.6Mi of 32.1Mi)"
     )
     assert plan.rejected[0] == Rejection(
-        mesh=Mesh(dataReplicate=4), reason="does not fit: a process needs about 38.6Mi of 29.8Mi"
+        mesh=Mesh(dataReplicate=4), reason="does not fit: a process needs about 38.6Mi of 32.1Mi"
     )
 
 

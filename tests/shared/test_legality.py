@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 
 from modelscaling.api.parallelism import TensorPlacement
+from modelscaling.api.training import CompileMode
 from modelscaling.mesh import Mesh
 from modelscaling.plan.legality import broken_rules
 from tests.shared.workloads import make_workload, meshes, shapes
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
             "the mesh dp2×tp4 has 8 processes, not the replicas=4 × processesPerReplica=1 = 4; "
             "change replicas × processesPerReplica to 8, or the axes to a product of 4",
             id="a product that is not the number of processes",
+        ),
+        pytest.param(
+            Mesh(dataReplicate=2, tensor=2),
+            {"compile": CompileMode.ALWAYS},
+            "training.compile",
+            "Always does not go with tensor=2: torch compiles tensor parallelism to other "
+            "gradients; set compile to Auto or Never, or tensor to 1",
+            id="compiled tensor parallelism",
         ),
         pytest.param(
             Mesh(tensor=4),

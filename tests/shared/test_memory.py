@@ -87,10 +87,19 @@ def test_states_are_exactly_those_of_a_process_and_no_process_needs_more(
         ),
     ],
 )
-def test_gathered_weights(mesh: Mesh, changes: dict[str, Any], gathered: int) -> None:
+def test_gathered_weights(
+    mesh: Mesh, changes: dict[str, Any], gathered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelscaling.gathering.SMALL_BYTES", 0)
     workload = make_workload(replicas=mesh.size, **changes)
 
     assert estimate_memory(workload, mesh).gathered == gathered
+
+
+def test_a_small_model_stays_gathered() -> None:
+    memory = estimate_memory(make_workload(replicas=4), Mesh(dataShard=4))
+
+    assert memory.gathered == 4 * (4 * LAYER + TABLE + 64)
 
 
 @pytest.mark.parametrize(

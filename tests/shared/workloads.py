@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from modelscaling.api.parallelism import TensorPlacement
-from modelscaling.api.training import ActivationCheckpointing, Precision
+from modelscaling.api.training import ActivationCheckpointing, CompileMode, Precision
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload
 from modelscaling.shape import ModelShape
@@ -38,6 +38,7 @@ def make_workload(**changes: Any) -> Workload:
         "micro_batch_size": None,
         "precision": Precision.FLOAT32,
         "activation_checkpointing": ActivationCheckpointing.NONE,
+        "compile": CompileMode.AUTO,
         "replicas": 4,
         "processes_per_replica": 1,
         "tensor_placement": TensorPlacement.ACROSS_PODS,

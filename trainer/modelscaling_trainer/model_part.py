@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling.gathering import keeps_gathered
 from modelscaling.layout import layout, process_stages
 from modelscaling_trainer.gradient import Gradient
 from modelscaling_trainer.model.decoder import Decoder
@@ -66,12 +67,14 @@ class ModelPart:
         from modelscaling_trainer.parallel.context import cut_context  # noqa: PLC0415
         from modelscaling_trainer.parallel.sharding import shard_weights  # noqa: PLC0415
 
+        compute_bytes = self.stages[0].compute_dtype.itemsize
+        is_kept = keeps_gathered(self.shape, self.mesh, compute_bytes=compute_bytes)
         for stage in self.stages:
             if self.mesh.tensor > 1:
                 from modelscaling_trainer.parallel.tensor import cut_products  # noqa: PLC0415
 
                 cut_products(stage, groups.tensor)
-            shard_weights(stage, groups.shards, keeps_gathered=self.mesh.pipeline > 1)
+            shard_weights(stage, groups.shards, keeps_gathered=is_kept)
             stage.to_empty(device=self._device)
             stage.tie()  # which to_empty has undone
             stage.set_rotary_tables()
