@@ -107,7 +107,9 @@ def test_a_run_survives_the_loss_of_a_pod_and_of_the_operator(
     after = run.wait_for_step(step_of(before) + 5)
 
     assert run.pods() == pods
-    assert after["group"] == before["group"]
+    # Not the whole group: whether it was seen to train may follow its first steps.
+    for field in ("generation", "digest", "decidedTime"):
+        assert after["group"][field] == before["group"][field]
     assert after["restarts"]["count"] == 0
 
     cluster.run(
