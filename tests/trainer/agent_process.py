@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +100,8 @@ class AgentProcess:
             else:
                 if holds(status):
                     return status
-            time.sleep(_POLL_S)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_POLL_S)
         raise AssertionError(f"agent {self.index} is at {status}\n{self.log()}")
 
     def wait_until_warm(self) -> AgentStatus:

@@ -19,9 +19,10 @@ from modelscaling_trainer.throughput import Throughput, goodput_ratio
 from modelscaling_trainer.validation import validation_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.mesh import Mesh
     from modelscaling_trainer.agreement import StepReport
     from modelscaling_trainer.checkpoint.writer import CheckpointWriter
     from modelscaling_trainer.compilation import Compilation
@@ -89,7 +90,7 @@ class Loop:
             if self._is_validation_due():
                 self.validation_loss = self._validate()
             outcome = self._outcome(agreed)
-            if outcome is not None and not self._stays_in_memory(agreed):
+            if outcome is not None and must_save(outcome, agreed.requests, self.group.mesh):
                 self._save_and_wait()
             elif self._is_checkpoint_due(agreed):
                 self._save()
@@ -136,13 +137,6 @@ class Loop:
         if {Request.STOP, Request.REFORM} & set(agreed.requests):
             return Outcome.STOPPED
         return None
-
-    def _stays_in_memory(self, agreed: StepReport) -> bool:
-        """Whether another group will find the state in memory, whoever leaves: any process is
-        enough only where each holds all of it.
-        """
-        mesh = self.group.mesh
-        return Request.REFORM in agreed.requests and mesh.dataReplicate == mesh.size
 
     def _is_checkpoint_due(self, agreed: StepReport) -> bool:
         settings = self.configuration.checkpoint
@@ -222,6 +216,17 @@ def _peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def must_save(outcome: Outcome, requests: Collection[Request], mesh: Mesh) -> bool:
+    """Whether a group ends with a checkpoint.
+
+    It does without one only where all that was asked is to form another group, which finds the
+    state in memory whoever leaves: any process is enough where each holds all of it.
+    """
+    if outcome is Outcome.COMPLETE or Request.STOP in requests:
+        return True
+    return mesh.dataReplicate < mesh.size
 
 
 def _together(save: Callable[[], None]) -> None:
