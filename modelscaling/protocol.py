@@ -5,8 +5,9 @@ Every pod of a run has one agent, which serves HTTP on `AGENT_PORT` of its pod's
 | request | body | answer |
 |---|---|---|
 | `GET /healthz`, `GET /readyz`, `GET /metrics` | – | open to anybody |
-| `GET /v1/status` | – | `AgentStatus` |
-| `GET /v1/store?generation=N` | – | `StoreAddress`, from the first member; 404 until it is known |
+| `GET /v1/status` | – | `AgentStatus`; with `?after=V` held back until its version is above V |
+| `GET /v1/store?generation=N&attempt=A` | – | `StoreAddress` of attempt A or a later one, from the first member; 404 until it is known |
+| `GET /v1/heartbeat?generation=N&index=I` | – | a WebSocket on the first member that lives as long as both ends do |
 | `POST /v1/group` | `GroupAssignment` | 202; 409 with `AgentStatus` if the number is not newer |
 | `POST /v1/stop` | `StopRequest` | 202; 409 with `AgentStatus` if the number is older |
 
@@ -16,7 +17,10 @@ body that cannot be read, 401 a missing or wrong signature, 403 a message for an
 assignment that the pod has no place in.
 
 The operator alone decides who is in the group; each decision has a number, the generation, that
-only grows. An agent obeys the newest number it has seen and turns older ones away. Requests
+only grows. An agent obeys the newest number it has seen and turns older ones away. How often the
+same members meet is up to them: each attempt to form their group has a number below the
+generation's, given by the first member, so that a worker that died is replaced and the group formed
+again whether the operator is there or not. Requests
 below `/v1` carry an HMAC over method, path and body, keyed by the run's own Secret, so that a
 pod of another run can neither steer nor read it; a replayed message has an old number.
 """
@@ -99,12 +103,15 @@ class GroupAssignment(Message):
     members: tuple[Member, ...]
     mesh: Mesh
     configuration: RunConfiguration
+    leaving: tuple[Member, ...] = ()
+    """Pods of the group before that this one does without: they meet the others, hand over what
+    they hold of the state, and end. Their ranks follow those of the mesh."""
 
     def digest(self) -> str:
-        """Return a digest of all but the number: two assignments with equal digests are the same
-        group, doing the same work.
+        """Return a digest of all but the number and who leaves: two assignments with equal digests
+        are the same group, doing the same work.
         """
-        content = self.model_dump_json(exclude={"generation"})
+        content = self.model_dump_json(exclude={"generation", "leaving"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -130,6 +137,10 @@ class StoreAddress(Message):
 
     generation: int
     port: int
+    attempt: int
+    """How many times the group of this number has been formed, this time included."""
+    with_leaving: bool
+    """Whether the pods that leave are awaited: not any more once their state was handed over."""
 
 
 class AgentState(StrEnum):
@@ -146,6 +157,40 @@ class AgentState(StrEnum):
     """Its workers save at a step boundary and end."""
     ENDED = "Ended"
     """Complete, released or failed; the process exits with `exit_code`."""
+
+
+class StateSource(StrEnum):
+    """Where a group took the run's state from."""
+
+    MEMORY = "Memory"
+    """From the memory of processes that held the newest step."""
+    SNAPSHOT = "Snapshot"
+    """From copies in the memory of other processes, some steps old."""
+    CHECKPOINT = "Checkpoint"
+
+
+class Resumption(Message):
+    """How the present group went on with a run that others had begun."""
+
+    generation: int
+    attempt: int
+    source: StateSource
+    step: int
+    """Optimizer steps done in the state that it went on with."""
+    furthest_step: int
+    """The most steps that any of its processes had seen done; those above `step` are done again."""
+    mesh_before: str | None = None
+    """What the state was laid out on in memory; None for a checkpoint."""
+    stopped_time: float | None = None
+    """When training stopped, seconds since 1970: the end of the last step, or the moment at which
+    the loss of a peer was noticed in the middle of one. None where no process of the group took
+    part in that."""
+    resumed_time: float
+    """When its first step began, seconds since 1970."""
+    loss_before: float | None = None
+    """Loss of the last step before, nats a token."""
+    loss_after: float | None = None
+    """Loss of its first step, nats a token."""
 
 
 class Progress(Message):
@@ -178,6 +223,20 @@ class Progress(Message):
     """In samples (McCandlish et al. 2018); None with a single process, which cannot tell."""
     checkpoint_step: int | None = None
     """The step of the newest complete checkpoint."""
+    resumption: Resumption | None = None
+    """How the present group took the run up; None in the group that began it."""
+
+
+class LateWorker(Message):
+    """A worker that has not done a step for much longer than its steps usually take."""
+
+    rank: int
+    step: int
+    """Optimizer steps that it has done."""
+    seconds: float
+    """Since the last of them, or since its group was formed."""
+    is_waiting: bool
+    """Whether it waits for its peers: then it is one of those that it waits for that hangs."""
 
 
 class Failure(Message):
@@ -205,6 +264,20 @@ class AgentStatus(Message):
     """Only from the agent of rank 0."""
     failure: Failure | None = None
     """Why the last group broke, or why the agent ended."""
+    version: int = 0
+    """Grows with everything here but progress and the seconds of late workers; never twice the
+    same in an agent's life."""
+    attempt: int = 0
+    """How many times the group of this number has been formed."""
+    worker_failures: int = 0
+    """How many of its workers have died, failed or been given up as hung, over its life; each was
+    replaced in the pod."""
+    is_leaving: bool = False
+    """Whether its pod has been told to end, and trains on until the group has formed without it."""
+    lost: tuple[int, ...] = ()
+    """Indexes of members whose agents have fallen silent, as this agent hears them."""
+    late: tuple[LateWorker, ...] = ()
+    """Its workers that do not come on."""
 
 
 class TerminationReport(Message):

@@ -37,6 +37,10 @@ class ConditionType(_Documented):
         ),
     )
     SUSPENDED = ("Suspended", "The run is saved and has given its pods back.")
+    STALLED = (
+        "Stalled",
+        "No step was done for much longer than steps usually take; the rank that lags is given.",
+    )
     COMPLETE = ("Complete", "The run has done all its steps; it does not run again.")
     FAILED = ("Failed", "The run was given up; it does not run again.")
 
@@ -95,6 +99,24 @@ class Reason(_Documented):
     SETTINGS_CHANGED = ("SettingsChanged", "The training settings changed.")
     TEMPLATE_CHANGED = ("TemplateChanged", "The pod template changed, so every pod is replaced.")
     GROUP_BROKE = ("GroupBroke", "A member of the group failed or was lost.")
+    WORKER_REPLACED = (
+        "WorkerReplaced",
+        "A worker process died or hung and was replaced in its pod; the same pods train on.",
+    )
+    POD_LEFT = (
+        "PodLeft",
+        "A pod was told to end, by an eviction or a deletion, and handed its state over.",
+    )
+    NODE_LOST = (
+        "NodeLost",
+        "A pod's agent fell silent for the operator and for the other pods; the pod was given up.",
+    )
+    NO_STEP = ("NoStep", "No step was done for long; the message names who lags.")
+    STEPS_DONE = ("StepsDone", "Steps are done in their usual time, or none is to be done.")
+    FAILS_AT_SAME_STEP = (
+        "FailsAtSameStep",
+        "The run failed again and again without a step in between; the last failure is given.",
+    )
     COMPLETE = ("Complete", "All steps are done.")
     FAILED = ("Failed", "The run was given up.")
     MAX_RESTARTS_EXCEEDED = (

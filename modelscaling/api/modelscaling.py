@@ -9,6 +9,7 @@ from pydantic import Field
 from modelscaling.api.base import ApiModel, Count, Rule
 from modelscaling.api.checkpoint import CheckpointSpec
 from modelscaling.api.data import DataSpec
+from modelscaling.api.elastic import ElasticSpec
 from modelscaling.api.model import ModelSpec
 from modelscaling.api.parallelism import ParallelismSpec
 from modelscaling.api.training import TrainingSpec
@@ -75,6 +76,9 @@ class ModelScalingSpec(ApiModel):
     parallelism: ParallelismSpec = ParallelismSpec()
     """Parallelism is how replicas × processesPerReplica processes share the work."""
 
+    elastic: ElasticSpec = ElasticSpec()
+    """Elastic is how the run does with fewer pods than replicas, and how many wait beside it."""
+
     data: DataSpec
     """Data is what the model is trained on. It cannot be changed."""
 
@@ -121,6 +125,27 @@ class ModelScalingSpec(ApiModel):
                 "tensor to a divisor of {processesPerReplica}, or tensorPlacement to AcrossPods"
             ),
             field="parallelism.tensor",
+        ),
+        Rule(
+            expression=(
+                "!has(self.elastic.minReplicas) || self.replicas == 0 || "
+                "self.elastic.minReplicas <= self.replicas"
+            ),
+            message=(
+                "minReplicas={elastic.minReplicas} is above replicas={replicas}; lower it, or "
+                "raise replicas"
+            ),
+            field="elastic.minReplicas",
+        ),
+        Rule(
+            expression=(
+                "!has(self.elastic.maxReplicas) || self.replicas <= self.elastic.maxReplicas"
+            ),
+            message=(
+                "replicas={replicas} is above maxReplicas={elastic.maxReplicas}; lower it, or "
+                "raise maxReplicas"
+            ),
+            field="replicas",
         ),
     )
 

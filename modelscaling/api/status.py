@@ -44,6 +44,8 @@ class RunState(StrEnum):
     """Pods are awaited."""
     STARTING = "Starting"
     """Pods run, the group forms."""
+    STALLED = "Stalled"
+    """A group trains, but no step is done."""
     RUNNING = "Running"
     RESCALING = "Rescaling"
     """A group that trained is replaced by another one."""
@@ -252,7 +254,7 @@ class RescaleRecord(StatusModel):
     """One change of the group, with what it cost."""
 
     time: datetime
-    """Time is when the new group's first step was seen."""
+    """Time is when the new group's first step began."""
 
     cause: Annotated[str, Field(max_length=64)]
     """Cause is the reason of the change, in one word."""
@@ -264,11 +266,24 @@ class RescaleRecord(StatusModel):
     """To is the mesh after."""
 
     downtime_seconds: _Number
-    """DowntimeSeconds is the time from the last step seen of the old group to the first step
-    seen of the new one, in seconds."""
+    """DowntimeSeconds is how long no step was computed: from the end of the old group's last step,
+    or from the moment at which a loss in the middle of one was noticed, to the beginning of the new
+    group's first."""
 
     lost_steps: Annotated[int, Field(ge=0, le=2**53)]
     """LostSteps is the number of steps that had to be done again."""
+
+    step: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Step is the number of steps done in the state that the new group went on with."""
+
+    source: Annotated[str, Field(max_length=32)] = ""
+    """Source is where that state came from: Memory, Snapshot or Checkpoint."""
+
+    loss_before: _Number | None = None
+    """LossBefore is the loss of the last step before the change, in nats a token."""
+
+    loss_after: _Number | None = None
+    """LossAfter is the loss of the first step after the change, in nats a token."""
 
 
 class ModelScalingStatus(StatusModel):

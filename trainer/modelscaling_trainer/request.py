@@ -24,6 +24,8 @@ class Outcome(StrEnum):
     """The last step is done and saved."""
     STOPPED = "Stopped"
     """Ended at a step boundary, after a STOP or REFORM on any rank."""
+    RELEASED = "Released"
+    """Has handed its part of the state over to the others and is no longer needed."""
 
 
 class Requests:

@@ -40,7 +40,11 @@ class Join(Message):
 
     kind: Literal["Join"] = "Join"
     generation: int
+    attempt: int
     mesh: Mesh
+    leavers: int
+    """How many processes come only to hand their state over; their ranks follow those of the
+    mesh."""
     rank: int
     local_rank: int
     store_host: str
@@ -55,7 +59,17 @@ class Ask(Message):
 
     kind: Literal["Ask"] = "Ask"
     generation: int
+    attempt: int
     request: Request
+
+
+class Abandon(Message):
+    """Leave a group at once, wherever it is: one of its members is known to be gone."""
+
+    kind: Literal["Abandon"] = "Abandon"
+    generation: int
+    attempt: int
+    why: str
 
 
 class Warm(Message):
@@ -69,6 +83,7 @@ class StoreOpened(Message):
 
     kind: Literal["StoreOpened"] = "StoreOpened"
     generation: int
+    attempt: int
     port: int
 
 
@@ -77,6 +92,7 @@ class PhaseBegan(Message):
 
     kind: Literal["PhaseBegan"] = "PhaseBegan"
     generation: int
+    attempt: int
     phase: str
 
 
@@ -85,6 +101,7 @@ class ProgressMade(Message):
 
     kind: Literal["ProgressMade"] = "ProgressMade"
     generation: int
+    attempt: int
     progress: Progress
 
 
@@ -93,6 +110,7 @@ class FiguresTaken(Message):
 
     kind: Literal["FiguresTaken"] = "FiguresTaken"
     generation: int
+    attempt: int
     figures: ProcessFigures
 
 
@@ -101,6 +119,7 @@ class GroupEnded(Message):
 
     kind: Literal["GroupEnded"] = "GroupEnded"
     generation: int
+    attempt: int
     outcome: Outcome
 
 
@@ -109,6 +128,7 @@ class GroupLost(Message):
 
     kind: Literal["GroupLost"] = "GroupLost"
     generation: int
+    attempt: int
     message: str
 
 
@@ -121,7 +141,15 @@ class WorkerFailed(Message):
     message: str
 
 
-Command = Prepare | Join | Ask
+class Alive(Message):
+    """Where the worker is in its step; sent by a thread of its own as long as the process runs."""
+
+    kind: Literal["Alive"] = "Alive"
+    is_waiting: bool
+    """Whether it waits for its peers."""
+
+
+Command = Prepare | Join | Ask | Abandon
 Event = (
     Warm
     | StoreOpened
@@ -131,6 +159,7 @@ Event = (
     | GroupEnded
     | GroupLost
     | WorkerFailed
+    | Alive
 )
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
