@@ -44,3 +44,20 @@ def test_connections_outlive_what_ends_well() -> None:
         with mine, theirs:
             mine.sendall(b"x")
             assert theirs.recv(1) == b"x"
+
+
+def test_a_cut_from_another_thread_ends_what_is_waited_for_and_reaches_later_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with cut_on_failure() as connections:
+            mine, theirs = _connect(listener)
+            connections.keep_cut()
+            assert mine.recv(1) == b""  # it would have waited for its peer
+
+            later, later_peer = _connect(listener)
+            assert later_peer.recv(1) == b""
+        after, after_peer = _connect(listener)
+        after.sendall(b"x")
+
+        assert after_peer.recv(1) == b"x"
+        for connection in (mine, theirs, later, later_peer, after, after_peer):
+            connection.close()

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore  # not typed as exported by torch.distributed
+from torch.distributed.distributed_c10d import PrefixStore
 
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.process_group import all_gather, computing_together, process_group
+from modelscaling_trainer.request import Requests
 
 CPU = torch.device("cpu")
 
@@ -29,7 +33,7 @@ def test_groups_follow_each_other_in_one_process() -> None:
     ports: list[int] = []
     for _ in range(3):
         with process_group(
-            make_group(ranks=1), device=CPU, on_store_port=ports.append, is_withdrawn=lambda: False
+            make_group(ranks=1), device=CPU, on_store_port=ports.append, requests=Requests()
         ) as is_formed:
             assert is_formed
             assert all_gather({"rank": 0}) == [{"rank": 0}]
@@ -42,7 +46,7 @@ def test_an_error_inside_dissolves_the_group() -> None:
     with (
         pytest.raises(KeyError),
         process_group(
-            make_group(ranks=1), device=CPU, on_store_port=lambda _: None, is_withdrawn=bool
+            make_group(ranks=1), device=CPU, on_store_port=lambda _: None, requests=Requests()
         ),
     ):
         raise KeyError
@@ -55,11 +59,49 @@ def test_members_that_do_not_come_are_named() -> None:
         make_group(ranks=3),
         device=CPU,
         on_store_port=lambda _: None,
-        is_withdrawn=lambda: False,
+        requests=Requests(),
         form_timeout_s=0.1,
     )
     with (
         pytest.raises(GroupLostError, match=r"ranks \[1, 2\] of generation 1 did not come"),
+        forming,
+    ):
+        pass
+
+
+def test_a_group_that_is_abandoned_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    requests = Requests()
+    requests.abandon("rank 0 is gone")
+    forming = process_group(
+        make_group(ranks=2, rank=1, port=port),
+        device=CPU,
+        on_store_port=lambda _: None,
+        requests=requests,
+    )
+
+    with pytest.raises(GroupLostError, match="rank 0 is gone"), forming:
+        pass
+
+
+@pytest.mark.timeout(30)
+def test_a_member_that_vanishes_while_the_members_connect_can_be_given_up() -> None:
+    requests = Requests()
+    stores: list[TCPStore] = []
+
+    def come_and_vanish(port: int) -> None:
+        stores.append(TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False))
+        PrefixStore("generation-1", stores[0]).set("here-1", "1")
+        # Rank 0 asks the store for rank 1's address by then, or will find that it may not.
+        threading.Timer(0.2, requests.abandon, args=["rank 1 is gone"]).start()
+
+    forming = process_group(
+        make_group(ranks=2), device=CPU, on_store_port=come_and_vanish, requests=requests
+    )
+
+    with (
+        pytest.raises(GroupLostError, match="lost the group while connecting its members"),
         forming,
     ):
         pass
@@ -72,7 +114,7 @@ def test_a_store_that_is_not_there_is_named() -> None:
         make_group(ranks=2, rank=1, port=port),
         device=CPU,
         on_store_port=lambda _: None,
-        is_withdrawn=lambda: False,
+        requests=Requests(),
         form_timeout_s=0.1,
     )
     with (

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
-from modelscaling_trainer.waiting import WaitClock, counted_waits
+from modelscaling_trainer.waiting import WaitClock, counted_waits, is_waiting
 
 
 class Time:
@@ -84,3 +84,21 @@ def test_nothing_is_counted_afterwards() -> None:
         raise KeyError
 
     assert before == (dist.Work.wait, functional.wait_tensor, functional.wait_tensors)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_whether_a_process_waits_can_be_asked_while_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(dist.Work, "wait", lambda _: seen.append(is_waiting()))
+    work = dist.all_reduce(torch.ones(1), async_op=True)
+    assert work is not None
+
+    with counted_waits(), counted_waits():
+        seen.append(is_waiting())
+        work.wait()
+        seen.append(is_waiting())
+    work.wait()
+
+    assert seen == [False, True, False, False]

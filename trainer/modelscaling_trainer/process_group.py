@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from modelscaling_trainer.group import Group
+    from modelscaling_trainer.request import Requests
 
 _log = logging.getLogger(__name__)
 
@@ -86,29 +87,33 @@ def process_group(
     *,
     device: torch.device,
     on_store_port: Callable[[int], None],
-    is_withdrawn: Callable[[], bool],
+    requests: Requests,
     form_timeout_s: float = FORM_TIMEOUT_S,
 ) -> Iterator[bool]:
     """Form a group as torch's default one, and dissolve it at the end.
 
-    Yields False, without a group, where `is_withdrawn` becomes true before all are there.
+    Yields False, without a group, where `requests` asks to leave before all are there.
 
     Raises:
-        GroupLostError: not all members came in time, or one left again.
+        GroupLostError: not all members came in time, one left again, or the group was abandoned.
     """
-    deadline = _Deadline(form_timeout_s, is_withdrawn)
-    if not _is_store_reachable(group, deadline):
-        yield False
-        return
-    with communication("opening its store"):
-        store = _open_store(group, form_timeout_s)
-    if group.rank == 0:
-        on_store_port(store.port)
-    prefixed = PrefixStore(f"generation-{group.generation}", store)
-    if not _meet(prefixed, group, deadline):
-        yield False
-        return
-    with _dissolved_at_the_end(), cut_on_failure():
+    deadline = _Deadline(form_timeout_s, requests)
+    with (
+        _dissolved_at_the_end(),
+        cut_on_failure() as connections,
+        requests.on_abandon(connections.keep_cut),
+    ):
+        if not _is_store_reachable(group, deadline):
+            yield False
+            return
+        with communication("opening its store"):
+            store = _open_store(group, form_timeout_s)
+        if group.rank == 0:
+            on_store_port(store.port)
+        prefixed = PrefixStore(f"generation-{group.generation}", store)
+        if not _meet(prefixed, group, deadline):
+            yield False
+            return
         with communication("connecting its members"):
             dist.init_process_group(
                 backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
@@ -148,19 +153,21 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
 class _Deadline:
     """Until when, and whether, a process waits for the others of its group."""
 
-    def __init__(self, timeout_s: float, is_withdrawn: Callable[[], bool]) -> None:
+    def __init__(self, timeout_s: float, requests: Requests) -> None:
         self._timeout_s = timeout_s
         self._end = time.monotonic() + timeout_s
-        self._is_withdrawn = is_withdrawn
+        self._requests = requests
 
     def wait_for(self, is_there: Callable[[], bool], describe: Callable[[], str]) -> bool:
         """Return True as soon as it is there, and False where the process is withdrawn.
 
         Raises:
-            GroupLostError: it did not come in time; `describe` says what.
+            GroupLostError: it did not come in time, of which `describe` says what it was, or the
+                group was abandoned.
         """
         while not is_there():
-            if self._is_withdrawn():
+            self._requests.check_abandoned()
+            if self._requests.asks_to_leave():
                 return False
             if time.monotonic() > self._end:
                 raise GroupLostError(f"{describe()} within {self._timeout_s:g} s")

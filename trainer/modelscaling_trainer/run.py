@@ -140,7 +140,7 @@ class Run:
             group,
             device=self._device,
             on_store_port=on_store_port,
-            is_withdrawn=requests.asks_to_leave,
+            requests=requests,
         ) as is_formed:
             if not is_formed:
                 return Outcome.STOPPED

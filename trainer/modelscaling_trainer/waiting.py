@@ -30,24 +30,33 @@ class WaitClock:
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         """Take a clock in seconds."""
         self._now = now
-        self._is_waiting = False
+        self.is_waiting = False
         self.seconds = 0.0
 
     def timed(self, wait: Callable[..., Any]) -> Callable[..., Any]:
         """Return the same function, with its time counted."""
 
         def wait_and_count(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-            if self._is_waiting:
+            if self.is_waiting:
                 return wait(*arguments, **options)
-            self._is_waiting = True
+            self.is_waiting = True
             started = self._now()
             try:
                 return wait(*arguments, **options)
             finally:
                 self.seconds += self._now() - started
-                self._is_waiting = False
+                self.is_waiting = False
 
         return wait_and_count
+
+
+_active: list[WaitClock] = []
+"""The clocks that count now."""
+
+
+def is_waiting() -> bool:
+    """Whether this process is blocked in a wait that is being counted; for any thread."""
+    return any(clock.is_waiting for clock in tuple(_active))
 
 
 @contextmanager
@@ -55,6 +64,8 @@ def counted_waits() -> Iterator[WaitClock]:
     """Count what this process waits in torch.distributed; its training thread only may do so."""
     clock = WaitClock()
     with ExitStack() as originals:
+        _active.append(clock)
+        originals.callback(_active.remove, clock)
         for owner, name in _BLOCKING:
             original = getattr(owner, name)
             originals.callback(setattr, owner, name, original)

@@ -26,7 +26,7 @@ from modelscaling_trainer.worker_protocol import (
 
 if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.protocol import Progress, StopMode
+    from modelscaling.protocol import LateWorker, Progress, StopMode
     from modelscaling_trainer.agent.placement import Placement
     from modelscaling_trainer.request import Outcome, Request
     from modelscaling_trainer.worker_protocol import Command, Event
@@ -86,6 +86,13 @@ class Facts:
     failure: Failure | None = None
     is_failed: bool = False
     """Whether the failure ends the agent."""
+    attempt: int = 0
+    """Which attempt to form the newest group this is, as far as it is known; 0 before the
+    first."""
+    lost: frozenset[int] = frozenset()
+    """Indexes of members whose agents have fallen silent."""
+    late: tuple[LateWorker, ...] = ()
+    """The pod's workers that do not come on."""
 
     def is_pending(self) -> bool:
         """Whether the newest group still has to be joined."""
