@@ -5,7 +5,7 @@ S and XS are the models of examples/stdlib-20m.yaml and examples/stdlib-3m.yaml.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelscaling.shape import ModelShape
 
@@ -42,3 +42,5 @@ def _shape(layers: int, hidden: int, feed_forward: int, context: int) -> ModelSh
 S = Case(name="S", shape=_shape(8, 512, 1536, 512), batch=8)
 XS = Case(name="XS", shape=_shape(4, 256, 768, 256), batch=16)
 CASES = {case.name: case for case in (S, XS)}
+ELASTIC_CASES = {"S": replace(S, batch=6), "XS": replace(XS, batch=12)}
+"""With batches that two processes can divide, and three."""

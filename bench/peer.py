@@ -24,21 +24,38 @@ def train(
     has_autocast: bool,
     end_turn: Callable[[], None],
 ) -> None:
-    """Take steps for ever: forward, backward, clipping to norm 1, fused AdamW."""
-    optimizer = torch.optim.AdamW(
+    """Take steps for ever."""
+    optimizer = make_optimizer(model)
+    while True:
+        take_step(logits, model, optimizer, batch=batch, has_autocast=has_autocast)
+        end_turn()
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Return fused AdamW."""
+    return torch.optim.AdamW(
         model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
+
+
+def take_step(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    has_autocast: bool,
+) -> None:
+    """Forward, backward, clip to norm 1, update."""
     inputs, targets = batch
-    while True:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_autocast):
-            computed = logits(inputs)
-        loss = nn.functional.cross_entropy(computed.flatten(0, 1).float(), targets.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        loss.item()
-        end_turn()
+    optimizer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_autocast):
+        computed = logits(inputs)
+    loss = nn.functional.cross_entropy(computed.flatten(0, 1).float(), targets.flatten())
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    loss.item()
 
 
 def make_batch(case: Case, *, rank: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
