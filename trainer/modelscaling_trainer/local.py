@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LOOPBACK_ADDRESS = "127.0.0.1"
 _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _FIRST_GENERATION = 1
+_MOST_BREAKS = 3
+"""Where nobody else gives a run up that fails at the same step again and again."""
 _STOP_TIMEOUT_S = 600.0
 """For the checkpoint of an interrupted run; a second interrupt does not wait for it."""
 
@@ -67,6 +69,7 @@ class LocalTraining:
                 stop_at_step=run.stop_at_step,
                 shares_machine=False,
                 termination_grace_s=_STOP_TIMEOUT_S,
+                most_breaks=_MOST_BREAKS,
             ),
             observer=self._report,
             look_up_store=_never,
@@ -112,9 +115,9 @@ def _assignment(run: LocalRun) -> GroupAssignment:
     )
 
 
-async def _never(leader: Member, generation: int) -> StoreAddress:
+async def _never(leader: Member, generation: int, attempt: int) -> StoreAddress:
     """Refuse: the only member of a group is its leader and asks nobody."""
-    raise AssertionError(f"asked {leader} for the store of generation {generation}")
+    raise AssertionError(f"asked {leader} for the store of {generation}, attempt {attempt}")
 
 
 def _loopback_interface() -> str:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from modelscaling_trainer.request import Requests
 from modelscaling_trainer.worker_protocol import (
+    Abandon,
     Ask,
     Join,
     Prepare,
@@ -37,6 +38,11 @@ class JoinOrder:
 
     join: Join
     requests: Requests
+
+    def is_about(self, command: Ask | Abandon) -> bool:
+        """Whether a command is meant for this group."""
+        mine = (self.join.generation, self.join.attempt)
+        return (command.generation, command.attempt) == mine
 
 
 class AgentLink:
@@ -88,6 +94,7 @@ class AgentLink:
                     # behind the command must not be lost.
                     newest = JoinOrder(join=join, requests=Requests())
                     self._orders.put(newest)
-                case Ask(generation=generation, request=request):
-                    if newest and newest.join.generation == generation:
-                        newest.requests.ask(request)
+                case Ask(request=request) as ask if newest and newest.is_about(ask):
+                    newest.requests.ask(request)
+                case Abandon(why=why) as abandon if newest and newest.is_about(abandon):
+                    newest.requests.abandon(why)

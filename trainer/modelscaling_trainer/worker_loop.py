@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from modelscaling.exit_code import ExitCode
@@ -13,6 +14,7 @@ from modelscaling_trainer.errors import (
     GroupLostError,
 )
 from modelscaling_trainer.group import Group
+from modelscaling_trainer.waiting import counted_waits
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
@@ -26,12 +28,13 @@ from modelscaling_trainer.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from modelscaling.protocol import Progress
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.request import Outcome, Requests
     from modelscaling_trainer.worker_link import AgentLink, JoinOrder
+    from modelscaling_trainer.worker_protocol import Join
 
 _log = logging.getLogger(__name__)
 
@@ -106,34 +109,59 @@ def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoRe
 def _train(link: AgentLink, run: TrainableRun, order: JoinOrder) -> None:
     """Train in one group and say how it ended."""
     join = order.join
-    generation = join.generation
+    generation, attempt = join.generation, join.attempt
 
     def on_progress(progress: Progress) -> None:
         if join.rank == 0:
-            link.send(ProgressMade(generation=generation, progress=progress))
+            link.send(ProgressMade(generation=generation, attempt=attempt, progress=progress))
 
     try:
-        outcome = run.train(
-            Group(
-                generation=generation,
-                mesh=join.mesh,
-                rank=join.rank,
-                local_rank=join.local_rank,
-                store_host=join.store_host,
-                store_port=join.store_port,
-            ),
-            requests=order.requests,
-            on_store_port=lambda port: link.send(StoreOpened(generation=generation, port=port)),
-            on_progress=on_progress,
-            on_phase=lambda phase: link.send(PhaseBegan(generation=generation, phase=phase)),
-            on_figures=lambda figures: link.send(
-                FiguresTaken(generation=generation, figures=figures)
-            ),
-        )
+        with counted_waits(), _lost_where_abandoned(order.requests):
+            outcome = run.train(
+                _group(join),
+                requests=order.requests,
+                on_store_port=lambda port: link.send(
+                    StoreOpened(generation=generation, attempt=attempt, port=port)
+                ),
+                on_progress=on_progress,
+                on_phase=lambda phase: link.send(
+                    PhaseBegan(generation=generation, attempt=attempt, phase=phase)
+                ),
+                on_figures=lambda figures: link.send(
+                    FiguresTaken(generation=generation, attempt=attempt, figures=figures)
+                ),
+            )
     except GroupLostError as error:
-        link.send(GroupLost(generation=generation, message=error.message))
+        link.send(GroupLost(generation=generation, attempt=attempt, message=error.message))
     else:
-        link.send(GroupEnded(generation=generation, outcome=outcome))
+        link.send(GroupEnded(generation=generation, attempt=attempt, outcome=outcome))
+
+
+def _group(join: Join) -> Group:
+    return Group(
+        generation=join.generation,
+        attempt=join.attempt,
+        mesh=join.mesh,
+        leavers=join.leavers,
+        rank=join.rank,
+        local_rank=join.local_rank,
+        store_host=join.store_host,
+        store_port=join.store_port,
+    )
+
+
+@contextmanager
+def _lost_where_abandoned(requests: Requests) -> Iterator[None]:
+    """Take whatever goes wrong in a group that is being abandoned as its loss: its connections are
+    cut under the feet of whoever uses them, and what that raises is nobody's fault.
+    """
+    try:
+        yield
+    except Exception as error:
+        if requests.is_abandoned and not isinstance(error, GroupLostError):
+            _log.info("an abandoned group ended with an error", exc_info=True)
+            raise GroupLostError(_describe(error)) from error
+        raise
 
 
 def _describe(error: Exception) -> str:

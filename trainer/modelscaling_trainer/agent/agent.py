@@ -12,14 +12,16 @@ import logging
 import signal
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import (
     AgentState,
     AgentStatus,
+    Failure,
     StopMode,
     TerminationReport,
 )
 from modelscaling_trainer.agent.decision import decide
-from modelscaling_trainer.agent.facts import Facts, WorkerFacts
+from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.agent.fencing import (
     Verdict,
     judge_assignment,
@@ -27,18 +29,22 @@ from modelscaling_trainer.agent.fencing import (
 )
 from modelscaling_trainer.agent.openmp import available_cores, openmp_environment
 from modelscaling_trainer.agent.store_lookup import StoreUnknownError
+from modelscaling_trainer.agent.worker_facts import WorkerFacts
 from modelscaling_trainer.agent.worker_process import WorkerProcess
+from modelscaling_trainer.agent.zygote_process import ZygoteEndedError, ZygoteProcess
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     Join,
     Prepare,
     ProgressMade,
+    WorkerFailed,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from modelscaling.exit_code import ExitCode
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling.mesh import Mesh
     from modelscaling.protocol import (
         GroupAssignment,
         Member,
@@ -51,7 +57,8 @@ if TYPE_CHECKING:
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.worker_protocol import Command, Event
 
-    LookUpStore = Callable[[Member, int], Awaitable[StoreAddress]]
+    LookUpStore = Callable[[Member, int, int], Awaitable[StoreAddress]]
+    """Asks the leader where a generation meets, in an attempt or in a later one."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,10 +92,15 @@ class Agent:
         self._look_up_store = look_up_store
         self._environment = environment
         self._facts = Facts(workers=(WorkerFacts(),) * settings.identity.processes)
-        self._workers: list[WorkerProcess] = []
-        self._changed = asyncio.Event()
-        self._lookup: _Lookup | None = None
         self._exit_code: ExitCode | None = None
+        self._version = 0
+        self._told = _without_times(self.status())
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        self._workers: dict[int, WorkerProcess] = {}
+        self._zygote: ZygoteProcess | None = None
+        self._starting_zygote = asyncio.Lock()
+        self._lookup: _Lookup | None = None
 
     # What it is asked from outside
 
@@ -105,9 +117,7 @@ class Agent:
     @property
     def parameters(self) -> int:
         """The number of parameters of the model that it trains."""
-        placement = self._facts.placement
-        newest = placement.assignment.configuration if placement else self._settings.configuration
-        return newest.model.parameters()
+        return self._newest_configuration.model.parameters()
 
     @property
     def state(self) -> AgentState:
@@ -124,6 +134,12 @@ class Agent:
             assignment_digest=self._facts.digest,
             progress=self._facts.progress,
             failure=self._facts.failure,
+            version=self._version,
+            attempt=self._facts.attempt,
+            worker_failures=self._facts.worker_failures,
+            is_leaving=self._facts.is_leaving,
+            lost=tuple(sorted(self._facts.lost)),
+            late=self._facts.late,
         )
 
     def termination_report(self) -> TerminationReport:
@@ -154,19 +170,29 @@ class Agent:
         return judgement
 
     def interrupt(self) -> None:
-        """Save at a step boundary and end, within the time that a pod has after SIGTERM."""
-        deadline = self._now() + self._settings.termination_grace_s
-        self._update(
-            self._facts.stopping(
-                self._facts.stop_mode or StopMode.SUSPEND,
-                generation=self._facts.generation,
-                deadline=deadline,
-            )
-        )
+        """End within the time that a pod has after SIGTERM: as soon as the others have gone on
+        without it, or else with a checkpoint. The second time do not wait for the others.
+        """
+        end_by = self._now() + self._settings.termination_grace_s
+        if self._facts.is_in_group() and not self._facts.is_leaving:
+            leave_by = self._now() + self._settings.leave_timeout_s
+            self._update(self._facts.leaving(leave_by=leave_by, end_by=end_by))
+        else:
+            self._stop(end_by)
+
+    def attempt_is_broken(self, generation: int, attempt: int, why: str) -> None:
+        """Leave this attempt to form a group, if it is going on here: one of its members is gone,
+        or has left it.
+        """
+        self._update(self._facts.breaking(generation, attempt, why=why, now=self._now()))
+
+    def give_up_worker(self, local_rank: int, message: str) -> None:
+        """Replace a worker that hangs; the message says how that was seen."""
+        self._lose_worker(local_rank, "WorkerHung", message)
 
     def end_at_once(self) -> None:
         """End the workers without saving."""
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.kill()
 
     async def wait_for(self, holds: Callable[[], bool], timeout_s: float) -> bool:
@@ -182,76 +208,140 @@ class Agent:
     async def run(self) -> ExitCode:
         """Start the workers, do what is asked, and return the container's exit code."""
         async with asyncio.TaskGroup() as tasks:
-            for local_rank in range(self._settings.identity.processes):
-                worker = await self._start_worker(local_rank)
-                tasks.create_task(self._watch(local_rank, worker))
-            self._exit_code = await self._act_until_end(tasks)
-            _log.info("the agent ends", extra={"exit_code": self._exit_code.name})
-            if self._lookup:
-                self._lookup.task.cancel()
+            self._tasks = tasks
+            keepers = [
+                tasks.create_task(self._keep_worker(local_rank))
+                for local_rank in range(self._settings.identity.processes)
+            ]
+            exit_code = await self._act_until_end()
+            self._end_with(exit_code)
             # Nothing is lost: they wait for a group, or had until the deadline. Their own clean-up
             # would take seconds.
             self.end_at_once()
-        return self._exit_code
+            for task in keepers:
+                task.cancel()
+            if self._lookup:
+                self._lookup.task.cancel()
+            if self._zygote:
+                self._zygote.kill()
+        return exit_code
 
-    async def _start_worker(self, local_rank: int) -> WorkerProcess:
-        added = openmp_environment(
-            self._environment,
-            cores=available_cores(),
-            processes=self._settings.identity.processes,
-            shares_machine=self._settings.shares_machine,
-        )
-        worker = await WorkerProcess.start({**self._environment, **added})
-        worker.label = f"worker {local_rank}"
-        worker.send(
-            Prepare(
-                configuration=self._settings.configuration,
-                local_rank=local_rank,
-                scratch=self._settings.scratch,
-                checkpoint_directory=self._settings.checkpoint_directory,
-                mesh=self._settings.mesh,
-                stop_at_step=self._settings.stop_at_step,
-            )
-        )
-        self._workers.append(worker)
-        return worker
-
-    async def _watch(self, local_rank: int, worker: WorkerProcess) -> None:
-        """Take in what a worker says until it has ended."""
-        code = await worker.run(lambda event: self._take_in(local_rank, event))
-        if self._exit_code is not None:
-            return
-        self._update(
-            self._facts.lost_worker(
-                local_rank,
-                message=f"{worker.label} {_describe_exit(code)}: {worker.last_lines}",
-                deadline=self._now() + self._settings.failure_grace_s,
-            )
-        )
-
-    def _take_in(self, local_rank: int, event: Event) -> None:
-        deadline = self._now() + self._settings.failure_grace_s
-        self._update(self._facts.heard(local_rank, event, failure_deadline=deadline))
-        match event:
-            case ProgressMade(progress=progress) if self._facts.hosts_store():
-                self._observer.on_progress(progress)
-            case FiguresTaken(figures=figures) if self._facts.placement:
-                self._observer.on_figures(self._facts.placement.first_rank + local_rank, figures)
-
-    async def _act_until_end(self, tasks: asyncio.TaskGroup) -> ExitCode:
+    async def _act_until_end(self) -> ExitCode:
         while True:
             changed = self._changed
-            self._keep_lookup(tasks)
-            decision = decide(self._facts, self._now())
+            self._keep_lookup()
+            decision = decide(self._facts, self._now(), most_breaks=self._settings.most_breaks)
             if decision.exit_code is not None:
                 return decision.exit_code
             if decision.failure:
                 self._update(self._facts.failing(decision.failure, deadline=self._now()))
+            if decision.stops:
+                self._stop(self._now() + self._settings.termination_grace_s)
             for local_rank, command in decision.commands:
                 self._tell(local_rank, command)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(decision.wake_at):
                     await changed.wait()
+
+    def _stop(self, deadline: float) -> None:
+        self._update(
+            self._facts.stopping(
+                self._facts.stop_mode or StopMode.SUSPEND,
+                generation=self._facts.generation,
+                deadline=deadline,
+            )
+        )
+
+    def _end_with(self, exit_code: ExitCode) -> None:
+        _log.info("the agent ends", extra={"exit_code": exit_code.name})
+        self._exit_code = exit_code
+        self._update(self._facts)
+
+    # Its workers
+
+    async def _keep_worker(self, local_rank: int) -> None:
+        """Have one process after another in a worker's place, until the agent ends."""
+        while True:
+            await self._run_worker(local_rank)
+            if self._facts.is_failed or self._facts.stop_mode:
+                return
+            await asyncio.sleep(self._facts.workers[local_rank].start_delay_s)
+
+    async def _run_worker(self, local_rank: int) -> None:
+        """Have a process in a worker's place from its start to its end."""
+        label = f"worker {local_rank}"
+        try:
+            worker = await WorkerProcess.start((await self._living_zygote()).fork, label=label)
+        except ZygoteEndedError as error:
+            self._lose_worker(local_rank, "WorkerDied", f"{label} was not started: {error}")
+            return
+        self._workers[local_rank] = worker
+        self._tell(local_rank, self._preparation(local_rank))
+        code = await worker.run(lambda event: self._take_in(local_rank, event))
+        message = f"{worker.label} {_describe_exit(code)}: {worker.last_lines}"
+        self._lose_worker(local_rank, "WorkerDied", message)
+
+    async def _living_zygote(self) -> ZygoteProcess:
+        async with self._starting_zygote:
+            if self._zygote is None or self._zygote.has_ended:
+                added = openmp_environment(
+                    self._environment,
+                    cores=available_cores(),
+                    processes=self._settings.identity.processes,
+                    shares_machine=self._settings.shares_machine,
+                )
+                self._zygote = await ZygoteProcess.start(
+                    {**self._environment, **added}, mesh=self._newest_mesh
+                )
+                self._tasks.create_task(self._zygote.run())
+            return self._zygote
+
+    def _preparation(self, local_rank: int) -> Prepare:
+        return Prepare(
+            configuration=self._newest_configuration,
+            local_rank=local_rank,
+            scratch=self._settings.scratch,
+            checkpoint_directory=self._settings.checkpoint_directory,
+            mesh=self._newest_mesh,
+            stop_at_step=self._settings.stop_at_step,
+        )
+
+    @property
+    def _newest_configuration(self) -> RunConfiguration:
+        placement = self._facts.placement
+        return placement.assignment.configuration if placement else self._settings.configuration
+
+    @property
+    def _newest_mesh(self) -> Mesh | None:
+        placement = self._facts.placement
+        return placement.assignment.mesh if placement else self._settings.mesh
+
+    def _take_in(self, local_rank: int, event: Event) -> None:
+        self._update(self._facts.heard(local_rank, event, now=self._now()))
+        match event:
+            case ProgressMade(progress=progress) if self._facts.hosts_store():
+                self._observer.on_progress(progress)
+            case FiguresTaken(figures=figures) if self._facts.placement:
+                self._observer.on_figures(self._facts.placement.first_rank + local_rank, figures)
+                if self._zygote:
+                    # Only now, as it would take the processor from a group that forms.
+                    self._zygote.prepare_for(self._facts.placement.assignment.mesh)
+            case WorkerFailed():
+                # It may take long to end: libraries' threads, its own clean-up.
+                self._workers[local_rank].kill()
+
+    def _lose_worker(self, local_rank: int, reason: str, message: str) -> None:
+        if self._exit_code is not None:
+            return
+        failure = Failure(
+            exit_code=ExitCode.CRASHED,
+            reason=reason,
+            message=message,
+            rank=self._facts.rank_of(local_rank),
+        )
+        self._update(self._facts.losing_worker(local_rank, failure, now=self._now()))
+        if local_rank in self._workers:
+            self._workers[local_rank].kill()
 
     def _tell(self, local_rank: int, command: Command) -> None:
         worker = self._workers[local_rank]
@@ -262,28 +352,33 @@ class Agent:
 
     # Where the group meets
 
-    def _keep_lookup(self, tasks: asyncio.TaskGroup) -> None:
-        """Have one lookup, that of the newest group, and only while it is needed."""
-        wanted = self._facts.generation if self._facts.needs_store() else None
-        if self._lookup and self._lookup.generation != wanted:
+    def _keep_lookup(self) -> None:
+        """Have one lookup, that of the newest attempt, and only while it is needed."""
+        facts = self._facts
+        wanted = (facts.generation, facts.awaited_attempt) if facts.needs_store() else None
+        if self._lookup and self._lookup.attempt != wanted:
             self._lookup.task.cancel()
             self._lookup = None
         if self._lookup is None and wanted is not None:
-            self._lookup = _Lookup(wanted, tasks.create_task(self._look_up(wanted)))
+            self._lookup = _Lookup(wanted, self._tasks.create_task(self._look_up(*wanted)))
 
-    async def _look_up(self, generation: int) -> None:
+    async def _look_up(self, generation: int, attempt: int) -> None:
         assert self._facts.placement
         try:
-            store = await self._look_up_store(self._facts.placement.leader, generation)
+            store = await self._look_up_store(self._facts.placement.leader, generation, attempt)
         except StoreUnknownError as error:
             self._update(self._facts.giving_up(generation=generation, message=str(error)))
         else:
-            self._update(self._facts.knowing_store(generation=generation, port=store.port))
+            self._update(self._facts.knowing_store(store))
 
     # Its facts
 
     def _update(self, facts: Facts) -> None:
         before, self._facts = self._facts, facts
+        told = _without_times(self.status())
+        if told != self._told:
+            self._told = told
+            self._version += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         if before.state() is not facts.state() or before.failure != facts.failure:
@@ -294,7 +389,8 @@ class Agent:
 
 
 class _Lookup(NamedTuple):
-    generation: int
+    attempt: tuple[int, int]
+    """Generation and attempt."""
     task: asyncio.Task[None]
 
 
@@ -312,7 +408,15 @@ def _log_state(facts: Facts) -> None:
     )
 
 
-def _describe_exit(code: int) -> str:
+def _without_times(status: AgentStatus) -> AgentStatus:
+    """Return what of a status makes another version of it."""
+    late = tuple(worker.model_copy(update={"seconds": 0.0}) for worker in status.late)
+    return status.model_copy(update={"version": 0, "progress": None, "late": late})
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is None:
+        return "ended"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import Failure, StopMode
-from modelscaling_trainer.agent.facts import WorkerState
+from modelscaling_trainer.agent.worker_facts import WorkerState
 from modelscaling_trainer.request import Outcome, Request
-from modelscaling_trainer.worker_protocol import Ask, Join
+from modelscaling_trainer.worker_protocol import Abandon, Ask, Join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from modelscaling_trainer.agent.facts import Facts
+    from modelscaling_trainer.agent.worker_facts import WorkerFacts
     from modelscaling_trainer.worker_protocol import Command
 
 _STOP_EXIT_CODES = {
@@ -31,65 +32,159 @@ class Decision:
     """Commands and the workers (by local rank) that they are for."""
     exit_code: ExitCode | None = None
     """End the agent."""
+    stops: bool = False
+    """Stop now, as there is no more time to wait for a group without this pod."""
     failure: Failure | None = None
     """Take this as what ends the agent, and decide again."""
     wake_at: float | None = None
     """When to decide again even if nothing has happened."""
 
 
-def decide(facts: Facts, now: float) -> Decision:
-    """Return the next thing to do; `now` is the event loop's time in seconds."""
+def decide(facts: Facts, now: float, *, most_breaks: int | None = None) -> Decision:
+    """Return the next thing to do; `now` is the event loop's time in seconds.
+
+    The agent ends after `most_breaks` attempts that have failed without a new step between them.
+    """
+    decision = (
+        _finish(facts)
+        or _abandon_broken(facts)
+        or _end(facts, now)
+        or _give_up(facts, most_breaks)
+        or _form(facts, now)
+        or Decision()
+    )
+    return replace(decision, wake_at=_wake_at(facts, now))
+
+
+def _wake_at(facts: Facts, now: float) -> float | None:
+    """Return the next moment at which something is due."""
+    times = [
+        facts.deadline,
+        facts.leave_by,
+        facts.end_by,
+        facts.begin_at if facts.hosts_store() else None,
+    ]
+    return min((time for time in times if time is not None and time > now), default=None)
+
+
+def _finish(facts: Facts) -> Decision | None:
+    """End once the run is complete, or goes on without this pod."""
     if all(worker.outcome is Outcome.COMPLETE for worker in facts.workers):
         return Decision(exit_code=ExitCode.DONE)
+    if facts.is_done_leaving():
+        return Decision(exit_code=ExitCode.INTERRUPTED if facts.is_leaving else ExitCode.DONE)
+    return None
+
+
+def _abandon_broken(facts: Facts) -> Decision | None:
+    """Have workers leave a group that cannot go on."""
+    commands = tuple(
+        (local_rank, _abandon(worker, worker.broken_because))
+        for local_rank, worker in enumerate(facts.workers)
+        if worker.state is WorkerState.BUSY and worker.broken_because and not worker.is_abandoning
+    )
+    return Decision(commands=commands) if commands else None
+
+
+def _abandon(worker: WorkerFacts, why: str) -> Abandon:
+    return Abandon(generation=worker.generation, attempt=worker.attempt, why=why)
+
+
+def _end(facts: Facts, now: float) -> Decision | None:
+    """End an agent that has failed, was told to stop, or has no time left to wait."""
     if facts.is_failed:
         assert facts.failure
-        return _end(facts, now, facts.failure.exit_code)
+        return _end_with(facts.failure.exit_code, facts, now)
     if facts.stop_mode:
-        return _end(facts, now, _STOP_EXIT_CODES[facts.stop_mode])
-    if facts.is_pending() and facts.is_warm():
-        return _form(facts, now)
-    return Decision()
+        return _end_with(_STOP_EXIT_CODES[facts.stop_mode], facts, now)
+    return Decision(stops=True) if _must_stop(facts, now) else None
 
 
-def _end(facts: Facts, now: float, exit_code: ExitCode) -> Decision:
+def _end_with(exit_code: ExitCode, facts: Facts, now: float) -> Decision:
     """End once no worker holds steps that it may still save, or at the deadline."""
     saving = any(w.state is WorkerState.BUSY and w.has_trained for w in facts.workers)
     if not saving or _is_due(facts, now):
         return Decision(exit_code=exit_code)
     busy = [rank for rank, w in enumerate(facts.workers) if w.state is WorkerState.BUSY]
-    return Decision(
-        commands=tuple(_asking(facts, busy, Request.STOP)),
-        wake_at=facts.deadline,
-    )
+    return Decision(commands=tuple(_asking(facts, busy, Request.STOP)))
 
 
-def _form(facts: Facts, now: float) -> Decision:
-    """End the old group, then join the newest one."""
+def _must_stop(facts: Facts, now: float) -> bool:
+    """Whether a pod that was told to end has no more time to wait for a group without it. One that
+    has a place among those that leave has nothing to save, and waits to the end.
+    """
+    if not facts.is_leaving:
+        return False
+    is_leaver = facts.placement is not None and facts.placement.is_leaver
+    until = facts.end_by if is_leaver else facts.leave_by
+    return until is not None and now >= until
+
+
+def _give_up(facts: Facts, most_breaks: int | None) -> Decision | None:
+    """End a run that nobody else watches, and that fails again and again."""
+    if most_breaks is None or facts.breaks < most_breaks or facts.failure is None:
+        return None
+    return Decision(failure=facts.failure)
+
+
+def _form(facts: Facts, now: float) -> Decision | None:
+    """End the old group, then join the newest attempt to form the new one."""
+    if not facts.is_pending() or not facts.is_warm():
+        return None
+    old = [rank for rank, w in enumerate(facts.workers) if _is_in_older_group(w, facts)]
+    if old:
+        return Decision(commands=tuple(_leaving_old(facts, old, now)))
+    if any(w.state is WorkerState.BUSY and facts.has_to_join(w) for w in facts.workers):
+        return None
+    if facts.hosts_store() and now < facts.begin_at:
+        return None
+    return Decision(commands=tuple(_joining(facts)))
+
+
+def _is_in_older_group(worker: WorkerFacts, facts: Facts) -> bool:
+    return worker.state is WorkerState.BUSY and worker.generation < facts.generation
+
+
+def _leaving_old(facts: Facts, old: list[int], now: float) -> Iterator[tuple[int, Command]]:
+    """Yield what makes workers leave the group before: at a step boundary that all its members
+    agree on, or at once where that cannot be reached.
+    """
+    staying = [rank for rank in old if not facts.workers[rank].is_abandoning]
+    why = _why_no_boundary(facts, staying, now)
+    if why:
+        for rank in staying:
+            yield rank, _abandon(facts.workers[rank], why)
+        return
+    yield from _asking(facts, staying, _request_to_leave(facts, staying))
+
+
+def _why_no_boundary(facts: Facts, old: list[int], now: float) -> str | None:
+    """Return why the old group will not come to a step boundary; None if it may."""
     assert facts.placement
-    old = [rank for rank, w in enumerate(facts.workers) if w.state is WorkerState.BUSY]
-    old = [rank for rank in old if facts.workers[rank].generation < facts.generation]
-    if not old:
-        return Decision(commands=tuple(_joining(facts)))
     if _is_due(facts, now):
-        return Decision(
-            failure=Failure(
-                exit_code=ExitCode.CRASHED,
-                reason="WorkerHung",
-                message=(
-                    f"the group of generation {facts.workers[old[0]].generation} did not reach a "
-                    f"step boundary before the deadline for generation {facts.generation}; a peer "
-                    f"may be cut off"
-                ),
-                rank=None,
-            )
+        return (
+            f"its members did not come to a step boundary before the deadline for generation "
+            f"{facts.generation}"
         )
-    # A worker builds another run for another configuration, so what is in memory has to be saved.
+    for rank in old:
+        before = facts.workers[rank].placement
+        gone = (
+            [pod.index for pod in before.pods if pod not in facts.placement.pods] if before else []
+        )
+        if gone:
+            return f"generation {facts.generation} does without pods {gone}, which are gone"
+    return None
+
+
+def _request_to_leave(facts: Facts, old: list[int]) -> Request:
+    """Return what ends the old group: with a checkpoint where another configuration follows, for
+    which workers build another run.
+    """
+    assert facts.placement
     configuration = facts.placement.assignment.configuration
-    is_same = all(facts.workers[rank].configuration == configuration for rank in old)
-    return Decision(
-        commands=tuple(_asking(facts, old, Request.REFORM if is_same else Request.STOP)),
-        wake_at=facts.deadline,
-    )
+    places = [facts.workers[rank].placement for rank in old]
+    is_same = all(place and place.assignment.configuration == configuration for place in places)
+    return Request.REFORM if is_same else Request.STOP
 
 
 def _is_due(facts: Facts, now: float) -> bool:
@@ -101,26 +196,32 @@ def _asking(facts: Facts, ranks: list[int], request: Request) -> Iterator[tuple[
     for local_rank in ranks:
         worker = facts.workers[local_rank]
         if request not in worker.asked:
-            yield local_rank, Ask(generation=worker.generation, request=request)
+            yield (
+                local_rank,
+                Ask(generation=worker.generation, attempt=worker.attempt, request=request),
+            )
 
 
 def _joining(facts: Facts) -> Iterator[tuple[int, Command]]:
     """Yield the command to join to each worker that can: rank 0 opens the store for the others."""
     assert facts.placement
-    assignment = facts.placement.assignment
+    placement = facts.placement
     for local_rank, worker in enumerate(facts.workers):
-        rank = facts.placement.first_rank + local_rank
-        if worker.generation >= facts.generation or (rank > 0 and facts.store_port is None):
+        rank = placement.first_rank + local_rank
+        if not facts.has_to_join(worker) or (rank > 0 and facts.store_port is None):
             continue
+        with_leaving = facts.with_leaving if rank else not facts.has_handed_over
         yield (
             local_rank,
             Join(
                 generation=facts.generation,
-                mesh=assignment.mesh,
+                attempt=facts.awaited_attempt,
+                mesh=placement.assignment.mesh,
+                leavers=placement.leavers if with_leaving else 0,
                 rank=rank,
                 local_rank=local_rank,
-                store_host=facts.placement.leader.address,
+                store_host=placement.leader.address,
                 store_port=facts.store_port if rank else None,
-                configuration=assignment.configuration,
+                configuration=placement.assignment.configuration,
             ),
         )

@@ -6,15 +6,15 @@ Nothing here does I/O. What the agent does next is a function of the facts (`dec
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from modelscaling.exit_code import ExitCode
+from modelscaling.exit_code import FATAL, ExitCode
 from modelscaling.protocol import AgentState, Failure
+from modelscaling_trainer.agent.back_off import back_off_s
+from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
+from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
-    Ask,
     FiguresTaken,
-    GroupEnded,
     GroupLost,
     Join,
     PhaseBegan,
@@ -25,42 +25,14 @@ from modelscaling_trainer.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from modelscaling.configuration import RunConfiguration
-    from modelscaling.protocol import LateWorker, Progress, StopMode
+    from modelscaling.protocol import LateWorker, Progress, StopMode, StoreAddress
     from modelscaling_trainer.agent.placement import Placement
-    from modelscaling_trainer.request import Outcome, Request
     from modelscaling_trainer.worker_protocol import Command, Event
 
+FAILURE_GRACE_S = 5.0
+"""From a failure that ends the agent until workers that are still saving are killed."""
 _FORMING_PHASES = frozenset({None, "Forming", "Loading"})
-
-
-class WorkerState(StrEnum):
-    """What a worker is doing."""
-
-    STARTING = "Starting"
-    IDLE = "Idle"
-    BUSY = "Busy"
-    """In a group, or on its way into one."""
-    GONE = "Gone"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerFacts:
-    """One worker."""
-
-    state: WorkerState = WorkerState.STARTING
-    generation: int = 0
-    """The newest group that it was told to join."""
-    phase: str | None = None
-    """What it does in that group."""
-    asked: frozenset[Request] = frozenset()
-    """What it was asked in that group."""
-    outcome: Outcome | None = None
-    """How that group ended, if it ended well."""
-    configuration: RunConfiguration | None = None
-    """What it trains in that group."""
-    has_trained: bool = False
-    """Whether it may hold steps that are saved nowhere."""
+_MAX_FAILED_STARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,30 +48,67 @@ class Facts:
     """The place in the newest group."""
     is_given_up: bool = False
     """Whether that group cannot be formed; it waits for the next."""
-    store_port: int | None = None
-    """Where that group meets, once it is known."""
-    stop_mode: StopMode | None = None
-    deadline: float | None = None
-    """When what was asked of the workers must be done."""
-    progress: Progress | None = None
-    """What rank 0 said last; None where rank 0 is in another pod."""
-    failure: Failure | None = None
-    is_failed: bool = False
-    """Whether the failure ends the agent."""
     attempt: int = 0
     """Which attempt to form the newest group this is, as far as it is known; 0 before the
     first."""
+    broken_attempt: int = 0
+    """The last attempt of the newest group that is known to have failed; 0 while none has."""
+    breaks: int = 0
+    """How many attempts have failed since the last step that was not done before."""
+    begin_at: float = 0.0
+    """When the leader may begin the next attempt."""
+    store_port: int | None = None
+    """Where the attempt meets, once it is known."""
+    with_leaving: bool = False
+    """Whether the pods that leave are awaited in the attempt."""
+    has_handed_over: bool = False
+    """Whether the newest group has trained, and so has all that the pods that leave held."""
+    is_released: bool = False
+    """Whether the pod, which leaves, is no longer needed."""
+    stop_mode: StopMode | None = None
+    deadline: float | None = None
+    """When what was asked of the workers must be done."""
+    is_leaving: bool = False
+    """Whether the pod has been told to end, and waits for a group without it."""
+    leave_by: float | None = None
+    """When it saves and ends if no such group has come."""
+    end_by: float | None = None
+    """When it must have ended."""
+    worker_failures: int = 0
+    """How many workers have died, failed or been given up."""
+    progress: Progress | None = None
+    """What rank 0 said last; None where rank 0 is in another pod."""
+    furthest_step: int = 0
+    """The most steps that rank 0 has said were done."""
+    failure: Failure | None = None
+    is_failed: bool = False
+    """Whether the failure ends the agent."""
     lost: frozenset[int] = frozenset()
     """Indexes of members whose agents have fallen silent."""
     late: tuple[LateWorker, ...] = ()
     """The pod's workers that do not come on."""
 
+    # What follows from it
+
+    @property
+    def awaited_attempt(self) -> int:
+        """The attempt that the workers belong in; the leader may give it a higher number."""
+        return max(self.attempt, self.broken_attempt + 1)
+
+    def is_in_group(self) -> bool:
+        """Whether the pod has a place in a group that is not given up."""
+        return self.placement is not None and not self.is_given_up
+
+    def has_to_join(self, worker: WorkerFacts) -> bool:
+        """Whether a worker is not in the newest attempt yet."""
+        return (worker.generation, worker.attempt) < (self.generation, self.awaited_attempt)
+
     def is_pending(self) -> bool:
-        """Whether the newest group still has to be joined."""
+        """Whether the newest group still has to be joined, for the first time or again."""
         return (
-            self.placement is not None
-            and not self.is_given_up
-            and any(worker.generation < self.generation for worker in self.workers)
+            self.is_in_group()
+            and not self.is_released
+            and any(self.has_to_join(worker) for worker in self.workers)
         )
 
     def needs_store(self) -> bool:
@@ -114,24 +123,34 @@ class Facts:
 
     def is_warm(self) -> bool:
         """Whether all workers have warmed up."""
-        return all(worker.state is not WorkerState.STARTING for worker in self.workers)
+        return not any(w.state in {WorkerState.STARTING, WorkerState.GONE} for w in self.workers)
 
     def hosts_store(self) -> bool:
         """Whether rank 0 of the newest group is in this pod."""
         return self.placement is not None and self.placement.is_leader
 
+    def is_done_leaving(self) -> bool:
+        """Whether the pod has handed over what it held, and its workers are out of the group."""
+        is_released = self.is_released or any(
+            worker.outcome is Outcome.RELEASED and worker.generation == self.generation
+            for worker in self.workers
+        )
+        return is_released and not any(w.state is WorkerState.BUSY for w in self.workers)
+
     def state(self) -> AgentState:
         """Return what the agent is doing, as long as it has not ended."""
         if self.is_failed or self.stop_mode:
             return AgentState.STOPPING
+        if self.is_pending() and (self.is_warm() or self.attempt):
+            return AgentState.FORMING
         if not self.is_warm():
             return AgentState.STARTING
-        if self.is_pending():
-            return AgentState.FORMING
         phases = {w.phase for w in self.workers if w.state is WorkerState.BUSY}
         if not phases:
             return AgentState.WARM
         return AgentState.FORMING if phases & _FORMING_PHASES else AgentState.TRAINING
+
+    # What it is told from outside
 
     def obeying(self, placement: Placement, *, deadline: float) -> Facts:
         """Return the facts after a new assignment; the old group has until `deadline` to end."""
@@ -141,23 +160,33 @@ class Facts:
             digest=placement.assignment.digest(),
             placement=placement,
             is_given_up=False,
+            attempt=0,
+            broken_attempt=0,
+            begin_at=0.0,
             store_port=None,
+            with_leaving=False,
+            has_handed_over=False,
+            is_released=False,
             progress=self.progress if placement.is_leader else None,
             failure=None,
             deadline=deadline,
+            lost=frozenset(),
         )
 
     def stopping(self, mode: StopMode, *, generation: int, deadline: float) -> Facts:
         """Return the facts after an order to stop; a shorter deadline replaces a longer one."""
+        former = (self.deadline if self.stop_mode else None, self.end_by)
         return replace(
             self,
             generation=generation,
             digest=self.digest if generation == self.generation else None,
             stop_mode=mode,
-            deadline=min(deadline, self.deadline)
-            if self.stop_mode and self.deadline is not None
-            else deadline,
+            deadline=min([deadline, *(time for time in former if time is not None)]),
         )
+
+    def leaving(self, *, leave_by: float, end_by: float) -> Facts:
+        """Return the facts after the pod was told to end, with time left to be done without."""
+        return replace(self, is_leaving=True, leave_by=leave_by, end_by=end_by)
 
     def failing(self, failure: Failure, *, deadline: float) -> Facts:
         """Return the facts after something that ends the agent; the first cause stays."""
@@ -165,9 +194,18 @@ class Facts:
             return self
         return replace(self, failure=failure, is_failed=True, deadline=deadline)
 
-    def knowing_store(self, *, generation: int, port: int) -> Facts:
-        """Return the facts after the store of a group has become known."""
-        return replace(self, store_port=port) if generation == self.generation else self
+    def knowing_store(self, store: StoreAddress) -> Facts:
+        """Return the facts after it has become known where an attempt meets."""
+        if store.generation != self.generation or store.attempt < self.awaited_attempt:
+            return self
+        assert self.placement
+        return replace(
+            self,
+            attempt=store.attempt,
+            store_port=store.port,
+            with_leaving=store.with_leaving,
+            is_released=self.placement.is_leaver and not store.with_leaving,
+        )
 
     def giving_up(self, *, generation: int, message: str) -> Facts:
         """Return the facts after a group has turned out not to come about."""
@@ -175,82 +213,126 @@ class Facts:
             return self
         return replace(self, is_given_up=True, failure=_group_lost(message, rank=None))
 
+    def breaking(self, generation: int, attempt: int, *, why: str, now: float) -> Facts:
+        """Return the facts after an attempt has become known to have failed; the next one is
+        held back the longer, the more have failed since the last step.
+        """
+        facts = replace(
+            self,
+            workers=tuple(
+                replace(worker, broken_because=worker.broken_because or why)
+                if worker.is_busy_in(generation, attempt)
+                else worker
+                for worker in self.workers
+            ),
+        )
+        if generation != self.generation or attempt <= self.broken_attempt:
+            return facts
+        return replace(
+            facts,
+            broken_attempt=attempt,
+            breaks=self.breaks + 1,
+            begin_at=now + back_off_s(self.breaks),
+            store_port=None if attempt >= self.attempt else self.store_port,
+        )
+
+    # What its workers say and are told
+
     def told(self, local_rank: int, command: Command) -> Facts:
         """Return the facts after a command was sent to a worker."""
-        worker = self.workers[local_rank]
+        worker = self.workers[local_rank].told(command, placement=self.placement)
+        facts = replace(self, workers=self._workers_with(local_rank, worker))
         match command:
-            case Join(generation=generation, configuration=configuration):
-                worker = WorkerFacts(
-                    state=WorkerState.BUSY,
-                    generation=generation,
-                    configuration=configuration,
-                    has_trained=worker.has_trained,
-                )
-            case Ask(request=request):
-                worker = replace(worker, asked=worker.asked | {request})
-        return self._with_worker(local_rank, worker)
+            case Join(rank=0, attempt=attempt, leavers=leavers):
+                return replace(facts, attempt=attempt, store_port=None, with_leaving=bool(leavers))
+            case _:
+                return facts
 
-    def heard(self, local_rank: int, event: Event, *, failure_deadline: float) -> Facts:
+    def heard(self, local_rank: int, event: Event, *, now: float) -> Facts:
         """Return the facts after a worker has said something."""
-        facts = self._with_worker(local_rank, _worker_after(self.workers[local_rank], event))
+        worker = self.workers[local_rank]
+        if worker.is_old(event):
+            return self
         match event:
-            case StoreOpened(generation=generation, port=port):
-                return facts.knowing_store(generation=generation, port=port)
-            case ProgressMade(progress=progress) if self.hosts_store():
-                return replace(facts, progress=progress)
-            case GroupLost(generation=generation, message=message):
-                if generation == self.generation and not self.is_failed:
-                    return replace(facts, failure=_group_lost(message, self._rank(local_rank)))
             case WorkerFailed(exit_code=exit_code, reason=reason, message=message):
                 failure = Failure(
                     exit_code=exit_code,
                     reason=reason,
                     message=message,
-                    rank=self._rank(local_rank),
+                    rank=self.rank_of(local_rank),
                 )
-                return facts.failing(failure, deadline=failure_deadline)
+                return self.losing_worker(local_rank, failure, now=now)
+            case GroupLost(generation=generation, attempt=attempt, message=message):
+                facts = replace(self, workers=self._workers_with(local_rank, worker.heard(event)))
+                facts = facts.breaking(generation, attempt, why=message, now=now)
+                if generation == self.generation and self.failure is None:
+                    lost = _group_lost(message, self.rank_of(local_rank))
+                    return replace(facts, failure=lost)
+                return facts
+        return replace(
+            self._learning(event), workers=self._workers_with(local_rank, worker.heard(event))
+        )
+
+    def losing_worker(self, local_rank: int, failure: Failure, *, now: float) -> Facts:
+        """Return the facts after a worker has ended or cannot go on. Another takes its place; the
+        agent ends where that is pointless.
+        """
+        worker = self.workers[local_rank]
+        if worker.state is WorkerState.GONE:
+            return self
+        gone = worker.after_loss()
+        facts = replace(
+            self,
+            workers=self._workers_with(local_rank, gone),
+            worker_failures=self.worker_failures + 1,
+            # A lost group is what follows when a worker is gone, not the cause.
+            failure=self.failure if self.is_failed else failure,
+        )
+        if worker.state is WorkerState.BUSY:
+            facts = facts.breaking(worker.generation, worker.attempt, why=failure.message, now=now)
+        if failure.exit_code in FATAL or gone.failed_starts >= _MAX_FAILED_STARTS:
+            return facts.failing(failure, deadline=now + FAILURE_GRACE_S)
         return facts
 
-    def lost_worker(self, local_rank: int, *, message: str, deadline: float) -> Facts:
-        """Return the facts after a worker has ended that was not told to."""
-        gone = replace(self.workers[local_rank], state=WorkerState.GONE)
-        failure = Failure(
-            exit_code=ExitCode.CRASHED,
-            reason="WorkerDied",
-            message=message,
-            rank=self._rank(local_rank),
-        )
-        return self._with_worker(local_rank, gone).failing(failure, deadline=deadline)
-
-    def _rank(self, local_rank: int) -> int | None:
-        """Return the worker's rank in the newest group, if it has joined that."""
+    def rank_of(self, local_rank: int) -> int | None:
+        """Return a worker's rank in the newest group, if it has joined that."""
         if self.placement is None or self.workers[local_rank].generation != self.generation:
             return None
         return self.placement.first_rank + local_rank
 
-    def _with_worker(self, local_rank: int, worker: WorkerFacts) -> Facts:
-        before, after = self.workers[:local_rank], self.workers[local_rank + 1 :]
-        return replace(self, workers=(*before, worker, *after))
+    def _learning(self, event: Event) -> Facts:
+        """Return the facts after what a worker has said of the group that it is in."""
+        match event:
+            case Warm() if self.placement is None and not self.is_failed:
+                return replace(self, failure=None)
+            case StoreOpened(port=port) if self._is_current(event):
+                return replace(self, store_port=port)
+            case PhaseBegan(phase="Training") if event.generation == self.generation:
+                return replace(self, has_handed_over=True)
+            case FiguresTaken():
+                return self._after_step(event)
+            case ProgressMade(progress=progress) if self.hosts_store():
+                is_new = progress.step > self.furthest_step
+                return replace(
+                    self._after_step(event),
+                    progress=progress,
+                    furthest_step=max(self.furthest_step, progress.step),
+                    breaks=0 if is_new else self.breaks,
+                )
+        return self
 
+    def _after_step(self, event: FiguresTaken | ProgressMade) -> Facts:
+        if self.is_failed or not self._is_current(event):
+            return self
+        return replace(self, failure=None)
 
-def _worker_after(worker: WorkerFacts, event: Event) -> WorkerFacts:
-    """Return what is known of a worker after it has said something."""
-    match event:
-        case Warm():
-            worker = replace(worker, state=WorkerState.IDLE)
-        case PhaseBegan(phase=phase):
-            worker = replace(worker, phase=phase)
-        case ProgressMade() | FiguresTaken():
-            worker = replace(worker, has_trained=True)
-        case GroupEnded(outcome=outcome):
-            worker = replace(worker, state=WorkerState.IDLE, phase=None, outcome=outcome)
-        case GroupLost():
-            worker = replace(worker, state=WorkerState.IDLE, phase=None)
-        case WorkerFailed():
-            worker = replace(worker, state=WorkerState.GONE)
-        case StoreOpened():
-            pass
-    return worker
+    def _is_current(self, event: StoreOpened | FiguresTaken | ProgressMade) -> bool:
+        """Whether an event is about the newest attempt, and that goes on."""
+        is_newest = (event.generation, event.attempt) == (self.generation, self.attempt)
+        return is_newest and event.attempt > self.broken_attempt
+
+    def _workers_with(self, local_rank: int, worker: WorkerFacts) -> tuple[WorkerFacts, ...]:
+        return (*self.workers[:local_rank], worker, *self.workers[local_rank + 1 :])
 
 
 def _group_lost(message: str, rank: int | None) -> Failure:

@@ -1,4 +1,4 @@
-"""Where a pod's workers sit in a group: ranks follow the members' order."""
+"""Where a pod's workers sit in a group: ranks follow the members' order, then the leaving pods'."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ class Placement:
         """Whether this pod is the one that hosts the store."""
         return self.first_rank == 0
 
+    @property
+    def is_leaver(self) -> bool:
+        """Whether this pod only hands over what it holds, and ends."""
+        return self.first_rank >= self.assignment.mesh.size
+
+    @property
+    def leavers(self) -> int:
+        """The number of processes that only hand over what they hold."""
+        return sum(pod.processes for pod in self.assignment.leaving)
+
+    @property
+    def pods(self) -> tuple[Member, ...]:
+        """All that meet, in the order of their ranks."""
+        return (*self.assignment.members, *self.assignment.leaving)
+
 
 def place(assignment: GroupAssignment, *, index: int, processes: int) -> Placement:
     """Return the place of pod `index`, which has `processes` workers.
@@ -45,18 +60,19 @@ def place(assignment: GroupAssignment, *, index: int, processes: int) -> Placeme
             f"{total}; they must be equal"
         )
     first_rank = 0
-    for member in assignment.members:
-        if member.index == index:
+    for pod in (*assignment.members, *assignment.leaving):
+        if pod.index == index:
             break
-        first_rank += member.processes
+        first_rank += pod.processes
     else:
         raise NotAMemberError(
             f"index {index} is not among the members "
-            f"{[member.index for member in assignment.members]}"
+            f"{[member.index for member in assignment.members]} nor among those that leave "
+            f"{[pod.index for pod in assignment.leaving]}"
         )
-    if member.processes != processes:
+    if pod.processes != processes:
         raise NotAMemberError(
-            f"member {index} is to have {member.processes} processes and the pod has {processes}; "
+            f"member {index} is to have {pod.processes} processes and the pod has {processes}; "
             f"replace the pod"
         )
     return Placement(assignment=assignment, first_rank=first_rank)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _TERMINATION_GRACE_S = GRACE_PERIOD_S - 10.0
 """What is left of the grace period is for the report."""
+_SAVE_S = 25.0
+"""How much of it is kept for a checkpoint, if the others do not go on without the pod."""
 
 _T = TypeVar("_T")
 
@@ -72,14 +74,17 @@ class AgentSettings:
     """Whether other processes may need the same cores."""
     termination_grace_s: float = _TERMINATION_GRACE_S
     """From SIGTERM until workers that are still saving are killed."""
+    leave_timeout_s: float = 0.0
+    """From SIGTERM until the workers save and end, if no group has been formed without them."""
     stop_timeout_s: float = 300.0
     """The same from the operator's request to stop."""
     reform_timeout_s: float = 120.0
-    """From a new assignment until workers that are still in the old group are taken as hung."""
+    """From a new assignment until workers that are still in the old group abandon it."""
     forming_timeout_s: float = 300.0
     """How long the leader is asked where the group meets."""
-    failure_grace_s: float = 5.0
-    """From one worker's failure until the others are killed."""
+    most_breaks: int | None = None
+    """How many times the group may break without a new step before the run has failed; None leaves
+    that to the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,9 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
     Raises:
         SettingsError: a variable or a file is missing or cannot be read.
     """
+    grace_s = _variable(
+        environment, AgentOverride.TERMINATION_GRACE_SECONDS, float, _TERMINATION_GRACE_S
+    )
     agent = AgentSettings(
         identity=Identity(
             run_uid=_variable(environment, AgentEnvironment.RUN_UID, str),
@@ -117,9 +125,8 @@ def read_pod_settings(environment: Mapping[str, str]) -> PodSettings:
         scratch=Path(environment.get(AgentOverride.SCRATCH_DIRECTORY, SCRATCH_MOUNT)),
         checkpoint_directory=_checkpoint_directory(environment),
         mesh=_mesh(environment),
-        termination_grace_s=_variable(
-            environment, AgentOverride.TERMINATION_GRACE_SECONDS, float, _TERMINATION_GRACE_S
-        ),
+        termination_grace_s=grace_s,
+        leave_timeout_s=max(0.0, grace_s - _SAVE_S),
     )
     return PodSettings(
         agent=agent,

@@ -6,143 +6,112 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelscaling_trainer.agent.pipe import InPipe, OutPipe
+from modelscaling_trainer.agent.process_log import ProcessLog
 from modelscaling_trainer.worker_protocol import encode, parse_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable
 
     from modelscaling_trainer.worker_protocol import Command, Event
 
-_COMMAND = (sys.executable, "-m", "modelscaling_trainer.worker")
-_LAST_LINES = 20
-_LINE_MAX_BYTES = 4096
-_READ_BYTES = 65536
+    Fork = Callable[[int, int, int], Awaitable["ForkedProcess"]]
+    """Makes a process of the descriptors of its commands, its events and its log."""
+
 _EXIT_TIMEOUT_S = 5.0
 """From the end of a worker's events to the end of its process."""
-_LOG_TIMEOUT_S = 0.5
-"""From the end of the process to that of its log, which its own children may hold open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkedProcess:
+    """A process that somebody else waits for."""
+
+    pid: int
+    """Also the number of its process group, soon after its start."""
+    exit_code: asyncio.Future[int | None]
+    """Done when it has ended: negative for a signal, None where nobody knows."""
 
 
 class WorkerProcess:
     """A worker from its start to its end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, events: _Pipe, log: _Pipe) -> None:
+    def __init__(
+        self, process: ForkedProcess, *, commands: OutPipe, events: InPipe, log: ProcessLog
+    ) -> None:
         """Take a started process; `start` makes one."""
         self._process = process
+        self._commands = commands
         self._events = events
         self._log = log
-        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self.label = f"pid {process.pid}"
-        """What its log lines begin with."""
 
     @classmethod
-    async def start(
-        cls, environment: Mapping[str, str], command: Sequence[str] = _COMMAND
-    ) -> WorkerProcess:
-        """Start a worker; its last argument is the descriptor for its events."""
-        events, log = await _Pipe.open(), await _Pipe.open()
+    async def start(cls, fork: Fork, *, label: str) -> WorkerProcess:
+        """Start a worker, whose log lines begin with `label`; raises what `fork` raises."""
+        commands, events = await OutPipe.open(), await InPipe.open()
+        log = await ProcessLog.open(label)
+        ends = (commands, events, log)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                str(events.write_fd),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log.write_fd,
-                stderr=log.write_fd,
-                pass_fds=(events.write_fd,),
-                env=environment,
-                # Its own session: an interrupt at the terminal is for the agent, and the worker's
-                # own children end with it.
-                start_new_session=True,
-            )
+            process = await fork(*(end.other_fd for end in ends))
+        except BaseException:
+            for end in ends:
+                end.close()
+            raise
         finally:
-            events.close_write_end()
-            log.close_write_end()
-        return cls(process, events, log)
+            for end in ends:
+                end.close_other_end()
+        return cls(process, commands=commands, events=events, log=log)
+
+    @property
+    def label(self) -> str:
+        """What its log lines begin with."""
+        return self._log.label
+
+    @label.setter
+    def label(self, label: str) -> None:
+        self._log.label = label
 
     @property
     def last_lines(self) -> str:
         """The end of its log."""
-        return "\n".join(self._last_lines)
+        return self._log.last_lines
 
     def send(self, command: Command) -> None:
         """Tell the worker; nothing happens if it has ended."""
-        assert self._process.stdin
-        if not self._process.stdin.is_closing():
-            self._process.stdin.write(encode(command))
+        self._commands.write(encode(command))
 
     def kill(self) -> None:
         """End it and its children at once."""
-        # macOS refuses it for a process that has ended but was not waited for.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        exit_code = self._process.exit_code
+        if exit_code.done() and exit_code.result() is not None:
+            return  # its number may be another's by now
+        # It may not have made its own process group yet.
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(self._process.pid, signal.SIGKILL)
 
-    async def run(self, on_event: Callable[[Event], None]) -> int:
-        """Report events until the worker has ended; return its exit code, negative for a signal.
+    async def run(self, on_event: Callable[[Event], None]) -> int | None:
+        """Report events until the worker has ended; return its exit code, negative for a signal
+        and None where that is not known.
 
         The worker never outlives this: when it is cancelled, the worker is killed.
         """
-        log = asyncio.create_task(self._pass_log_on())
         try:
-            async for line in self._events.lines():
-                on_event(parse_event(line))
-            return await self._reap()
+            async with self._log.passed_on():
+                try:
+                    async for line in self._events.lines():
+                        on_event(parse_event(line))
+                    return await self._wait()
+                finally:
+                    self.kill()
         finally:
-            self.kill()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(log, _LOG_TIMEOUT_S)
             self._events.close()
-            self._log.close()
+            self._commands.close()
 
-    async def _reap(self) -> int:
-        try:
-            return await asyncio.wait_for(self._process.wait(), _EXIT_TIMEOUT_S)
-        except TimeoutError:
-            self.kill()
-            return await self._process.wait()
-
-    async def _pass_log_on(self) -> None:
-        async for line in self._log.lines():
-            text = line[:_LINE_MAX_BYTES].decode(errors="replace").rstrip()
-            self._last_lines.append(text)
-            sys.stderr.write(f"[{self.label}] {text}\n")
-        sys.stderr.flush()
-
-
-class _Pipe:
-    """A pipe whose read end belongs to the event loop."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport, write_fd: int
-    ) -> None:
-        self._reader = reader
-        self._transport = transport
-        self.write_fd = write_fd
-
-    @classmethod
-    async def open(cls) -> _Pipe:
-        read_fd, write_fd = os.pipe()
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb", buffering=0)
-        )
-        return cls(reader, transport, write_fd)
-
-    async def lines(self) -> AsyncIterator[bytes]:
-        """Yield lines of any length, the last one even without its end."""
-        rest = b""
-        while chunk := await self._reader.read(_READ_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line
-        if rest:
-            yield rest
-
-    def close_write_end(self) -> None:
-        os.close(self.write_fd)
-
-    def close(self) -> None:
-        self._transport.close()
+    async def _wait(self) -> int | None:
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._process.exit_code), _EXIT_TIMEOUT_S)
+        self.kill()
+        return await self._process.exit_code
