@@ -1,4 +1,5 @@
-"""The demo: install the chart, train a model on the cluster, show the numbers.
+"""The demo: install the chart, train a model on the cluster, change it while it trains, show the
+numbers.
 
 `make demo` runs it. With KUBECONFIG set it uses that cluster (with the chart's values in the file
 HELM_VALUES, and the Prometheus at PROMETHEUS_URL for the picture, if they are set); else the
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from demo.changes import changes_of, ledger
 from demo.kubectl import Cluster, ToolError
 from demo.picture import Period, draw
 
@@ -44,11 +46,21 @@ def main() -> int:
 def _show(cluster: Cluster) -> int:
     _install(cluster)
     started = _apply(cluster)
-    state = _watch(cluster, started)
+    status = _watch(cluster, started)
+    state = status.get("state")
     if state == "Complete" and cluster.prometheus:
         # One more scrape, so that the last step is in the picture.
         period = Period(start=started, end=time.time() + 1)
-        draw(cluster.prometheus, namespace=_NAMESPACE, name=_NAME, period=period, file=_PICTURE)
+        rescales = status.get("rescales", [])
+        draw(
+            cluster.prometheus,
+            namespace=_NAMESPACE,
+            name=_NAME,
+            period=period,
+            rescales=rescales,
+            file=_PICTURE,
+        )
+    sys.stdout.write(f"\nEvery change of the group, from status.rescales:\n{ledger(status)}\n")
     _say_where_to_look(cluster)
     return 0 if state == "Complete" else 1
 
@@ -91,9 +103,11 @@ def _apply(cluster: Cluster) -> float:
     return time.time()
 
 
-def _watch(cluster: Cluster, started: float) -> str:
-    """Print the run's course until it ends, and return its last state."""
+def _watch(cluster: Cluster, started: float) -> Mapping[str, Any]:
+    """Print the run's course until it ends, change it on the way, and return its last status."""
     state, shown_at, first_step_shown = "Pending", 0.0, False
+    status: Mapping[str, Any] = {}
+    changes = list(changes_of(_NAME))
     objects = cluster.watch(
         "modelscaling", _NAME, f"--namespace={_NAMESPACE}", timeout_s=_DEADLINE_S
     )
@@ -108,9 +122,13 @@ def _watch(cluster: Cluster, started: float) -> str:
             shown_at = time.time()
             _say(_course(state, progress))
         if state in {"Complete", "Failed"}:
-            return state
+            return status
+        if changes and changes[0].is_due(status):
+            arguments = changes.pop(0).arguments
+            _say(f"kubectl {' '.join(arguments)}")
+            cluster.run("kubectl", *arguments, f"--namespace={_NAMESPACE}")
     _say(f"the run did not end within {_DEADLINE_S} s")
-    return state
+    return status
 
 
 def _course(state: str, progress: Mapping[str, Any]) -> str:

@@ -6,12 +6,14 @@ import json
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -41,8 +43,16 @@ def query_range(prometheus: str, expression: str, period: Period) -> list[tuple[
     return [(float(t), float(v)) for t, v in series[0]["values"]] if series else []
 
 
-def draw(prometheus: str, *, namespace: str, name: str, period: Period, file: Path) -> None:
-    """Write the picture of a run to `file`."""
+def draw(
+    prometheus: str,
+    *,
+    namespace: str,
+    name: str,
+    period: Period,
+    rescales: Sequence[Mapping[str, Any]],
+    file: Path,
+) -> None:
+    """Write the picture of a run to `file`; `rescales` is its ledger, marked in the picture."""
     run = f'{{namespace="{namespace}", name="{name}"}}'
     figure = Figure(figsize=(9, 6), layout="constrained")
     loss, speed = figure.subplots(2, 1, sharex=True)
@@ -64,6 +74,8 @@ def draw(prometheus: str, *, namespace: str, name: str, period: Period, file: Pa
     speed.set_ylabel("tokens a second")
     speed.set_ylim(bottom=0)
     speed.set_xlabel("seconds since apply")
+    for record in rescales:
+        _mark(loss, speed, record, period)
     for axes in (loss, speed):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -74,3 +86,21 @@ def draw(prometheus: str, *, namespace: str, name: str, period: Period, file: Pa
 
 def _plot(axes: Axes, points: list[tuple[float, float]], period: Period, label: str) -> None:
     axes.plot([t - period.start for t, _ in points], [v for _, v in points], label=label)
+
+
+def _mark(loss: Axes, speed: Axes, record: Mapping[str, Any], period: Period) -> None:
+    """Mark a change of the group: a line through both, its cost beside it."""
+    at = datetime.fromisoformat(record["time"]).timestamp() - period.start
+    for axes in (loss, speed):
+        axes.axvline(at, color="0.6", linewidth=1, linestyle="--")
+    loss.annotate(
+        f"{record['from']} → {record['to']}\n{record['downtimeSeconds']} s, "
+        f"{record['lostSteps']} steps lost",
+        xy=(at, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=7,
+        rotation=90,
+        va="top",
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.e2e.local_run import train_locally
+from tests.e2e.steady import steady_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,3 +47,26 @@ def operator(cluster: Cluster, run_namespace: str, crd: None) -> Iterator[str]: 
     yield _OPERATOR_NAMESPACE
     cluster.run("helm", "uninstall", "e2e", "--namespace", _OPERATOR_NAMESPACE, "--wait")
     cluster.run("kubectl", "delete", "namespace", _OPERATOR_NAMESPACE, "--timeout=120s")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The steps of the steady run in one process on this machine, which nobody disturbs."""
+    return train_locally(steady_spec(), tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def claim(cluster: Cluster, run_namespace: str) -> str:
+    """A volume that runs save to."""
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "runs"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    here = f"--namespace={run_namespace}"
+    cluster.run("kubectl", "apply", here, "--filename=-", stdin=json.dumps(manifest))
+    return "runs"

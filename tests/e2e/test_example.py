@@ -40,13 +40,13 @@ def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
 
     assert len(queries) >= 5
     assert float(status["progress"]["loss"]) < 2.0
-    assert status["progress"]["step"] == status["progress"]["totalSteps"] == 196
-    assert status["progress"]["tokens"] == 196 * 16 * 256
+    assert status["progress"]["step"] == status["progress"]["totalSteps"] == 261
+    assert status["progress"]["tokens"] == 261 * 12 * 256
     header, row = table.splitlines()
     assert header.split() == (
         ["NAME", "STATE", "MODEL", "REPLICAS", "PLAN", "STEP", "LOSS", "TOKENS/S", "MFU", "AGE"]
     )
-    assert row.split()[:6] == ["stdlib-3m", "Complete", "3.21M", "2", "dp2", "196"]
+    assert row.split()[:6] == ["stdlib-3m", "Complete", "3.21M", "2", "dp2", "261"]
 
     run.delete()
 

@@ -1,0 +1,69 @@
+"""The run that the tests of changes and losses disturb, and what it must come to all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.shared.spec import make_spec
+
+TOTAL_STEPS = 1200
+LOSS_TOLERANCE = 1e-4
+
+
+def steady_spec(**changes: Any) -> dict[str, Any]:
+    """Return a run of about half a minute, in fp32 at a rate that does not amplify rounding."""
+    return make_spec(
+        **{
+            "model__contextLength": 128,
+            "replicas": 2,
+            "data__text__path": "/opt/modelscaling/corpus/a*.py",
+            "training__tokens": 24 * 128 * TOTAL_STEPS,
+            "training__globalBatchSize": 24,
+            "training__learningRate": "3e-4",
+            "training__precision": "Float32",
+            "training__validateEverySteps": 0,
+            # A worker takes as many threads as its pod has processors: here all share a machine.
+            "template": {
+                "spec": {
+                    "containers": [
+                        {"name": "trainer", "env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
+                    ]
+                }
+            },
+            **changes,
+        }
+    )
+
+
+def saved(claim: str) -> dict[str, Any]:
+    """Return `spec.checkpoint` for a claim."""
+    return {"volume": {"persistentVolumeClaim": {"claimName": claim}}, "everySteps": 100}
+
+
+def assert_undisturbed(status: dict[str, Any], undisturbed: list[dict[str, Any]]) -> None:
+    """The run has done every step once, on the samples and with the loss of the undisturbed one."""
+    progress, last = status["progress"], undisturbed[-1]
+    assert progress["step"] == last["step"] == TOTAL_STEPS
+    assert progress["sampleDigest"] == last["sample_digest"]
+    assert float(progress["loss"]) == pytest.approx(last["loss"], abs=LOSS_TOLERANCE)
+    assert status["observedGeneration"] >= 1
+
+
+def assert_followed(seen: list[dict[str, Any]], undisturbed: list[dict[str, Any]]) -> None:
+    """Every status that was seen has the loss of the undisturbed run at its step."""
+    assert seen
+    for progress in seen:
+        expected = undisturbed[progress["step"] - 1]["loss"]
+        assert float(progress["loss"]) == pytest.approx(expected, abs=LOSS_TOLERANCE)
+
+
+def causes(status: dict[str, Any]) -> list[str]:
+    """Return why the group changed, the oldest first."""
+    return [record["cause"] for record in status.get("rescales", [])]
+
+
+def lost_steps(status: dict[str, Any]) -> int:
+    """Return how many steps were done again in all."""
+    return sum(record["lostSteps"] for record in status.get("rescales", []))
