@@ -5,16 +5,20 @@ Every pod of a run has one agent, which serves HTTP on `AGENT_PORT` of its pod's
 | request | body | answer |
 |---|---|---|
 | `GET /healthz`, `GET /readyz`, `GET /metrics` | – | open to anybody |
-| `GET /v1/status` | – | `AgentStatus`; with `?after=V` held back until its version is above V |
-| `GET /v1/store?generation=N&attempt=A` | – | `StoreAddress` of attempt A or a later one, from the first member; 404 until it is known |
-| `GET /v1/heartbeat?generation=N&index=I` | – | a WebSocket on the first member that lives as long as both ends do |
+| `GET /v1/status?after=V` | – | `AgentStatus`; see below for `after` |
+| `GET /v1/store?generation=N&attempt=A` | – | `StoreAddress`; 404 until it is known |
+| `GET /v1/heartbeat?generation=N&index=I` | – | a WebSocket; 404 until the group is known |
 | `POST /v1/group` | `GroupAssignment` | 202; 409 with `AgentStatus` if the number is not newer |
 | `POST /v1/stop` | `StopRequest` | 202; 409 with `AgentStatus` if the number is older |
 
+With `after`, a status is held back for some seconds as long as its version is V. The store and the
+heartbeat are the first member's: the address is that of attempt A or a later one, and the WebSocket
+lives as long as both ends do and brings `BrokenAttempt`.
+
 A repeated assignment (same number, same content) is answered with 202; 409 also answers an
-assignment to an agent that ends, and a member that asks for the store of an older number. 400 is a
-body that cannot be read, 401 a missing or wrong signature, 403 a message for another run, 422 an
-assignment that the pod has no place in.
+assignment to an agent that ends, and a member that asks for the store or the heartbeat of an older
+number. 400 is a body or a query that cannot be read, 401 a missing or wrong signature, 403 a
+message for another run, 422 an assignment that the pod has no place in.
 
 The operator alone decides who is in the group; each decision has a number, the generation, that
 only grows. An agent obeys the newest number it has seen and turns older ones away. How often the
@@ -143,6 +147,14 @@ class StoreAddress(Message):
     """Whether the pods that leave are awaited: not any more once their state was handed over."""
 
 
+class BrokenAttempt(Message):
+    """What the first member tells the others through their heartbeats: to leave an attempt at
+    once, and those before it, wherever they are in it.
+    """
+
+    broken_attempt: int
+
+
 class AgentState(StrEnum):
     """What an agent is doing."""
 
@@ -167,6 +179,8 @@ class StateSource(StrEnum):
     SNAPSHOT = "Snapshot"
     """From copies in the memory of other processes, some steps old."""
     CHECKPOINT = "Checkpoint"
+    INITIAL = "Initial"
+    """Made anew: nothing was left of what had been trained."""
 
 
 class Resumption(Message):

@@ -11,6 +11,7 @@ from modelscaling_trainer.model_part import ModelPart
 from modelscaling_trainer.optimizer import AdamW
 from modelscaling_trainer.parallel.meshes import axis_groups
 from modelscaling_trainer.state import TrainingState
+from tests.trainer.ranks import everybody
 
 if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
@@ -21,7 +22,7 @@ _CPU = torch.device("cpu")
 def make_part(configuration: RunConfiguration) -> ModelPart:
     """Return the model with memory for weights that are not set yet."""
     part = ModelPart(configuration, mesh=Mesh(), rank=0, compute_dtype=torch.float32, device=_CPU)
-    part.spread(axis_groups(Mesh(), rank=0, device=_CPU))
+    part.spread(axis_groups(Mesh(), rank=0, device=_CPU, everybody=everybody()))
     return part
 
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def everybody() -> dist.ProcessGroup:
+    """Return the group of all ranks."""
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
+
+
 def on_every_rank(
     function: Callable[..., Any], ranks: int, *arguments: Any, meeting: Path
 ) -> list[Any]:

@@ -8,9 +8,11 @@ import pytest
 from modelscaling_trainer import agreement
 from modelscaling_trainer.agreement import StepReport, agree
 from modelscaling_trainer.request import Request
+from tests.trainer.ranks import everybody
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
 
 
 def make_report(**changes: Any) -> StepReport:
@@ -34,18 +36,18 @@ def make_report(**changes: Any) -> StepReport:
 def test_a_rank_alone_agrees_with_itself(request_: Request) -> None:
     report = make_report(requests={request_})
 
-    assert report == agree(report)
+    assert report == agree(report, everybody())
     assert report.loss == 3.0
     assert report.gradient_norm == 2.0
     assert report.scaling_efficiency == 0.75
 
 
 def test_the_reports_of_many_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def three_ranks(vector: torch.Tensor) -> torch.Tensor:
+    def three_ranks(vector: torch.Tensor, _: dist.ProcessGroup) -> torch.Tensor:
         return vector * 3
 
     monkeypatch.setattr(agreement, "all_reduce", three_ranks)
-    agreed = agree(make_report(requests={Request.STOP}, gradient_square=3.0))
+    agreed = agree(make_report(requests={Request.STOP}, gradient_square=3.0), everybody())
 
     assert (agreed.loss_sum, agreed.tokens, agreed.loss) == (90.0, 30, 3.0)
     assert agreed.gradient_norm == 3.0
@@ -61,4 +63,4 @@ def test_the_first_step_of_a_group_has_no_efficiency_yet() -> None:
 @pytest.mark.parametrize("loss_sum", [nan, inf, -inf])
 @pytest.mark.usefixtures("group_of_one")
 def test_a_loss_that_is_not_finite_shows(loss_sum: float) -> None:
-    assert not agree(make_report(loss_sum=loss_sum)).is_finite
+    assert not agree(make_report(loss_sum=loss_sum), everybody()).is_finite

@@ -2,31 +2,23 @@ from __future__ import annotations
 
 import pytest
 
-from modelscaling.mesh import Mesh
 from modelscaling_trainer.loop import must_save
 from modelscaling_trainer.request import Outcome, Request
 
-COPIES = Mesh(dataReplicate=4)
-
 
 @pytest.mark.parametrize(
-    ("outcome", "requests", "mesh", "saves"),
+    ("outcome", "requests", "saves"),
     [
-        pytest.param(Outcome.COMPLETE, set(), COPIES, True, id="the end of the run"),
+        pytest.param(Outcome.COMPLETE, set(), True, id="the end of the run"),
+        pytest.param(Outcome.COMPLETE, {Request.REFORM}, True, id="a change in the last step"),
+        pytest.param(Outcome.STOPPED, {Request.STOP}, True, id="a stop"),
         pytest.param(
-            Outcome.COMPLETE, {Request.REFORM}, COPIES, True, id="a change in the last step"
+            Outcome.STOPPED, {Request.STOP, Request.REFORM}, True, id="a stop and a change"
         ),
-        pytest.param(Outcome.STOPPED, {Request.STOP}, COPIES, True, id="a stop"),
-        pytest.param(
-            Outcome.STOPPED, {Request.STOP, Request.REFORM}, COPIES, True, id="a stop and a change"
-        ),
-        pytest.param(Outcome.STOPPED, {Request.REFORM}, COPIES, False, id="a change of copies"),
-        pytest.param(
-            Outcome.STOPPED, {Request.REFORM}, Mesh(dataShard=4), True, id="a change of shards"
-        ),
+        pytest.param(Outcome.STOPPED, {Request.REFORM}, False, id="a change"),
     ],
 )
-def test_a_group_ends_with_a_checkpoint_unless_any_member_holds_all_for_the_next(
-    outcome: Outcome, requests: set[Request], mesh: Mesh, *, saves: bool
+def test_a_group_ends_with_a_checkpoint_unless_the_next_takes_its_state_over(
+    outcome: Outcome, requests: set[Request], *, saves: bool
 ) -> None:
-    assert must_save(outcome, requests, mesh) is saves
+    assert must_save(outcome, requests) is saves

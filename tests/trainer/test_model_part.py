@@ -14,7 +14,7 @@ from modelscaling_trainer.model.initial_weights import set_initial_weights
 from modelscaling_trainer.model_part import ModelPart
 from modelscaling_trainer.parallel.meshes import axis_groups
 from tests.trainer.decoders import make_decoder
-from tests.trainer.ranks import on_every_rank
+from tests.trainer.ranks import everybody, on_every_rank
 from tests.trainer.runs import make_run
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ MESHES = [
 
 def _differing(rank: int, mesh: Mesh) -> list[str]:
     torch.manual_seed(rank)
-    groups = axis_groups(mesh, rank=rank, device=CPU)
+    groups = axis_groups(mesh, rank=rank, device=CPU, everybody=everybody())
     runs = [
         make_run("unused", model__layers=4, model__tied_embeddings=tied) for tied in (True, False)
     ]

@@ -34,9 +34,9 @@ def test_groups_follow_each_other_in_one_process() -> None:
     for _ in range(3):
         with process_group(
             make_group(ranks=1), device=CPU, on_store_port=ports.append, requests=Requests()
-        ) as is_formed:
-            assert is_formed
-            assert all_gather({"rank": 0}) == [{"rank": 0}]
+        ) as everybody:
+            assert everybody is not None
+            assert all_gather({"rank": 0}, everybody) == [{"rank": 0}]
         assert not dist.is_initialized()
 
     assert len(ports) == 3
@@ -92,7 +92,7 @@ def test_a_member_that_vanishes_while_the_members_connect_can_be_given_up() -> N
 
     def come_and_vanish(port: int) -> None:
         stores.append(TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False))
-        PrefixStore("generation-1", stores[0]).set("here-1", "1")
+        PrefixStore("generation-1-attempt-1", stores[0]).set("here-1", "1")
         # Rank 0 asks the store for rank 1's address by then, or will find that it may not.
         threading.Timer(0.2, requests.abandon, args=["rank 1 is gone"]).start()
 

@@ -26,14 +26,14 @@ class Change:
 
     shape: ModelShape
     before: Mesh
-    holders: dict[int, int]
+    holders: dict[int, tuple[int, ...]]
     after: Mesh
 
-    def held(self) -> dict[int, dict[str, Piece]]:
-        """Return what each holder has."""
+    def held(self) -> dict[int, dict[int, dict[str, Piece]]]:
+        """Return what each holder has, by the rank before that had it."""
         return {
-            rank: layout(self.shape, self.before, rank_before)
-            for rank, rank_before in self.holders.items()
+            rank: {place: layout(self.shape, self.before, place) for place in places}
+            for rank, places in self.holders.items()
         }
 
     def transfers(self) -> list[Transfer]:
@@ -65,10 +65,12 @@ def changes(draw: st.DrawFn) -> Change:
         for ranks in copies.values()
         for rank in draw(st.lists(st.sampled_from(ranks), min_size=1, unique=True))
     ]
-    others = after.size // after.dataReplicate
-    after = replace(after, dataReplicate=max(after.dataReplicate, -(-len(survivors) // others)))
-    places = draw(st.permutations(range(after.size)))
-    holders = dict(zip(places, survivors, strict=False))
+    # Some hold their own part, some others' as well, some nothing, and some of them leave.
+    size = max(after.size, draw(st.integers(1, len(survivors))))
+    holders: dict[int, tuple[int, ...]] = {}
+    for survivor in draw(st.permutations(survivors)):
+        for rank in draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=2, unique=True)):
+            holders[rank] = (*holders.get(rank, ()), survivor)
     return Change(shape=shape, before=before, holders=holders, after=after)
 
 
@@ -89,7 +91,7 @@ def test_every_element_of_every_new_shard_is_filled_once_with_its_own_value(
     ]
     for transfer in change.transfers():
         name, block = transfer.weight, transfer.region
-        has = held[transfer.source][name].region
+        has = held[transfer.source][transfer.place][name].region
         new = filled[transfer.target][name][block.within(wanted[transfer.target][name].region)]
         # Added and not set: what is filled twice has a value that the whole has not.
         new += _part(whole[name], has)[block.within(has)]
@@ -104,8 +106,11 @@ def test_every_element_of_every_new_shard_is_filled_once_with_its_own_value(
 def test_a_rank_keeps_what_it_has(change: Change) -> None:
     held = change.held()
     for transfer in change.transfers():
-        piece = held.get(transfer.target, {}).get(transfer.weight)
-        has_it = piece and piece.region.intersect(transfer.region) == transfer.region
+        has_it = any(
+            piece.region.intersect(transfer.region) == transfer.region
+            for part in held.get(transfer.target, {}).values()
+            if (piece := part.get(transfer.weight))
+        )
         assert not has_it or transfer.source == transfer.target
 
 
@@ -125,7 +130,7 @@ def test_copies_share_the_work_of_filling_newcomers(
     plan = transfers(
         shape,
         before=Mesh(dataReplicate=copies),
-        holders=dict(zip(places, range(copies), strict=True)),
+        holders={place: (rank,) for rank, place in enumerate(places)},
         after=after,
     )
     for transfer in plan:

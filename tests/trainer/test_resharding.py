@@ -32,6 +32,9 @@ CHANGES = [
     pytest.param(
         Mesh(dataReplicate=2, dataShard=2), Mesh(dataShard=2, context=2), id="hsdp2x2 to fsdp2xcp2"
     ),
+    pytest.param(Mesh(dataShard=4), Mesh(dataShard=2), id="fsdp4 to fsdp2, and two leave"),
+    pytest.param(Mesh(pipeline=3), Mesh(tensor=2), id="pp3 to tp2, and a stage leaves"),
+    pytest.param(Mesh(dataReplicate=3), Mesh(), id="dp3 to a single process, and two leave"),
 ]
 
 
@@ -73,12 +76,17 @@ def test_a_change_of_mesh_loses_no_step(
     workers[0].wait_for_step(10)
     workers[before.size - 1].ask("Reform")
     first = results(workers[: before.size])
-    # The newcomers come first, so that the state has to move to other ranks too.
+    # Newcomers come first, and those that were first leave, so that the state has to move to other
+    # ranks too.
     train_together(workers[::-1], mesh=after, generation=2)
     second = results(workers[::-1])
 
+    leavers = before.size - after.size
     assert [result.outcome for result in first] == ["Stopped"] * before.size
-    assert [result.outcome for result in second] == ["Complete"] * after.size
+    assert [result.outcome for result in second] == ["Complete"] * after.size + [
+        "Released"
+    ] * leavers
+    assert [result.progress for result in second[after.size :]] == [[]] * leavers
     assert first[0].progress[-1].step + 1 == second[0].progress[0].step
     assert undisturbed.losses == pytest.approx(first[0].losses + second[0].losses, abs=AGREEMENT)
     assert undisturbed.digests == first[0].digests + second[0].digests

@@ -6,26 +6,40 @@ from hypothesis import strategies as st
 
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.settlement import Holding, Initialise, Keep, Load, Move, settle
+from modelscaling_trainer.coverage import place_in_copy
+from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
 from tests.shared.workloads import make_shape, meshes
 
 NOTHING = Holding()
-DP1, DP2, DP3 = Mesh(), Mesh(dataReplicate=2), Mesh(dataReplicate=3)
+SINGLE = Mesh()
 FSDP2, FSDP4 = Mesh(dataShard=2), Mesh(dataShard=4)
-HSDP = Mesh(dataReplicate=2, dataShard=2)
-PP2, TP2_PP2 = Mesh(pipeline=2), Mesh(tensor=2, pipeline=2)
+PP2 = Mesh(pipeline=2)
+
+
+def held(step: int, mesh: Mesh, rank: int, *, digest: str = "a", is_snapshot: bool = False) -> Held:
+    return Held(step=step, digest=digest, mesh=mesh, rank=rank, is_snapshot=is_snapshot)
 
 
 def memory(
     step: int, mesh: Mesh, rank: int = 0, *, digest: str = "a", checkpoint: int = -1
 ) -> Holding:
+    return Holding(held=(held(step, mesh, rank, digest=digest),), checkpoint_step=checkpoint)
+
+
+def snapshots(live: int, copies: int, mesh: Mesh, rank: int, *, checkpoint: int = -1) -> Holding:
+    """Return what a rank has that trained on after the last snapshots of it and its neighbour."""
     return Holding(
-        memory_step=step,
-        memory_digest=digest,
-        mesh=mesh,
-        rank=rank,
+        held=(
+            held(live, mesh, rank, digest=f"{live}"),
+            held(copies, mesh, rank, digest=f"{copies}", is_snapshot=True),
+            held(copies, mesh, (rank - 1) % mesh.size, digest=f"{copies}", is_snapshot=True),
+        ),
         checkpoint_step=checkpoint,
     )
+
+
+def move(step: int, mesh: Mesh, holders: dict[int, tuple[int, ...]], *, digest: str = "a") -> Move:
+    return Move(step=step, digest=digest, mesh=mesh, holders=holders)
 
 
 def disk(step: int) -> Holding:
@@ -33,126 +47,159 @@ def disk(step: int) -> Holding:
 
 
 @pytest.mark.parametrize(
-    ("holdings", "mesh", "decision"),
+    ("holdings", "decision"),
     [
-        pytest.param([NOTHING, NOTHING], DP2, Initialise(), id="nobody has anything"),
+        pytest.param([NOTHING, NOTHING], Initialise(), id="nobody has anything"),
         pytest.param(
-            [memory(0, DP2, 0), memory(0, DP2, 1)],
-            DP2,
-            Keep(),
+            [memory(0, SINGLE), memory(0, SINGLE)],
+            move(0, SINGLE, {0: (0,), 1: (0,)}),
             id="a group that comes again before its first step",
         ),
         pytest.param(
             [memory(7, FSDP2, 0), memory(7, FSDP2, 1)],
-            FSDP2,
-            Keep(),
+            move(7, FSDP2, {0: (0,), 1: (1,)}),
             id="all ranks hold their own shards",
         ),
         pytest.param(
             [memory(7, FSDP2, 1), memory(7, FSDP2, 0)],
-            FSDP2,
-            Move(mesh=FSDP2, holders={0: 1, 1: 0}),
+            move(7, FSDP2, {0: (1,), 1: (0,)}),
             id="ranks have changed their places",
         ),
         pytest.param(
-            [NOTHING, memory(3, DP1)],
-            DP2,
-            Move(mesh=DP1, holders={1: 0}),
+            [NOTHING, memory(3, SINGLE)],
+            move(3, SINGLE, {1: (0,)}),
             id="a newcomer is filled by who has the state",
         ),
         pytest.param(
-            [memory(0, DP3, 0), memory(7, DP3, 1), memory(7, DP3, 2)],
-            DP3,
-            Move(mesh=DP3, holders={1: 1, 2: 2}),
+            [memory(0, SINGLE), memory(7, SINGLE), memory(7, SINGLE)],
+            move(7, SINGLE, {1: (0,), 2: (0,)}),
             id="a rank that is behind is filled",
         ),
         pytest.param(
             [memory(7, FSDP4, rank) for rank in range(4)],
-            TP2_PP2,
-            Move(mesh=FSDP4, holders={rank: rank for rank in range(4)}),
+            move(7, FSDP4, {rank: (rank,) for rank in range(4)}),
             id="the mesh changes",
         ),
         pytest.param(
-            [memory(7, HSDP, 0), memory(7, HSDP, 3)],
-            FSDP2,
-            Move(mesh=HSDP, holders={0: 0, 1: 3}),
-            id="each shard survives in one of its copies",
-        ),
-        pytest.param(
-            [memory(7, HSDP, 1, checkpoint=5), memory(7, HSDP, 3, checkpoint=5)],
-            FSDP2,
+            [memory(7, FSDP2, 0, checkpoint=5), memory(7, FSDP2, 0, checkpoint=5)],
             Load(step=5),
             id="both copies of a shard are lost",
         ),
         pytest.param(
             [memory(7, FSDP4, rank, checkpoint=5) for rank in range(3)],
-            DP3,
             Load(step=5),
             id="a shard is lost",
         ),
         pytest.param(
             [memory(7, PP2, 1)],
-            DP1,
             Initialise(),
             id="a stage is lost and there is no checkpoint",
         ),
         pytest.param(
-            [memory(7, DP2, 0, digest="a"), memory(7, DP2, 1, digest="b")],
-            DP2,
-            Move(mesh=DP2, holders={0: 0}),
+            [memory(7, SINGLE, digest="a"), memory(7, SINGLE, digest="b")],
+            move(7, SINGLE, {0: (0,)}),
             id="survivors have seen other samples: the first one's state is everybody's",
         ),
         pytest.param(
             [memory(7, FSDP2, 0, digest="a"), memory(7, FSDP2, 1, digest="b")],
-            FSDP2,
             Initialise(),
             id="shards of different histories make no state",
         ),
         pytest.param(
-            # The change from fsdp2 to pp2 failed when one rank had its new part already.
             [memory(7, PP2, 0, checkpoint=5), memory(7, FSDP2, 1, checkpoint=5)],
-            PP2,
             Load(step=5),
             id="halves on two meshes make no state",
         ),
         pytest.param(
-            [memory(7, PP2, 0), memory(7, FSDP2, 0), memory(7, FSDP2, 1)],
-            PP2,
-            Move(mesh=FSDP2, holders={1: 0, 2: 1}),
+            # The change from fsdp2 to pp2 was done for rank 0, which let go of its old part, and
+            # the group was lost before rank 1 knew that it was.
+            [
+                memory(7, PP2, 0, checkpoint=5),
+                Holding(held=(held(7, FSDP2, 1), held(7, PP2, 1)), checkpoint_step=5),
+            ],
+            move(7, PP2, {0: (0,), 1: (1,)}),
             id="of two meshes the one that is whole is taken",
         ),
         pytest.param(
             # Rank 3 was lost when rank 0 had heard of the agreement and the others had not.
-            [memory(7, HSDP, 0), memory(6, HSDP, 1), memory(6, HSDP, 2, checkpoint=4)],
-            DP3,
-            Move(mesh=HSDP, holders={1: 1, 2: 2}),
+            [memory(7, FSDP2, 0), memory(6, FSDP2, 1), memory(6, FSDP2, 0, checkpoint=4)],
+            move(6, FSDP2, {1: (1,), 2: (0,)}),
             id="the step before is whole where some took a step and some did not",
         ),
         pytest.param(
-            [memory(7, HSDP, 0), memory(6, HSDP, 1), memory(6, HSDP, 2, checkpoint=7)],
-            DP3,
+            [memory(7, FSDP2, 0), memory(6, FSDP2, 1), memory(6, FSDP2, 0, checkpoint=7)],
             Load(step=7),
             id="a checkpoint is newer than what of the memories is whole",
         ),
-        pytest.param([disk(100), disk(200)], DP2, Load(step=200), id="the newest checkpoint seen"),
+        pytest.param([disk(100), disk(200)], Load(step=200), id="the newest checkpoint seen"),
         pytest.param(
-            [memory(150, DP2, 0), memory(0, DP2, 1, checkpoint=200)],
-            DP2,
+            [memory(150, SINGLE), memory(0, SINGLE, checkpoint=200)],
             Load(step=200),
             id="a checkpoint is newer than a stale memory",
         ),
         pytest.param(
-            [memory(200, DP1, checkpoint=200), NOTHING],
-            DP2,
-            Move(mesh=DP1, holders={0: 0}),
+            [memory(200, SINGLE, checkpoint=200), NOTHING],
+            move(200, SINGLE, {0: (0,)}),
             id="memory wins at the same step",
+        ),
+        pytest.param(
+            [NOTHING, *(snapshots(9, 7, FSDP4, rank) for rank in (1, 2, 3))],
+            Move(
+                step=7,
+                digest="7",
+                mesh=FSDP4,
+                holders={1: (1, 0), 2: (2, 1), 3: (3, 2)},
+                needs_snapshots=True,
+            ),
+            id="a lost shard comes from its snapshot, and all go back to its step",
+        ),
+        pytest.param(
+            [snapshots(9, 7, FSDP4, rank) for rank in range(4)],
+            move(9, FSDP4, {rank: (rank,) for rank in range(4)}, digest="9"),
+            id="snapshots are not touched while memory is whole",
+        ),
+        pytest.param(
+            [snapshots(9, 7, FSDP4, rank, checkpoint=8) for rank in (1, 2, 3)],
+            Load(step=8),
+            id="a checkpoint is newer than the snapshots",
+        ),
+        pytest.param(
+            [snapshots(9, 7, FSDP4, rank, checkpoint=5) for rank in (2, 3)],
+            Load(step=5),
+            id="a shard is lost with its snapshot",
+        ),
+        pytest.param(
+            # Rank 0 was lost right after the snapshots: the others' parts are still those.
+            [snapshots(7, 7, FSDP2, 1)],
+            Move(step=7, digest="7", mesh=FSDP2, holders={0: (1, 0)}, needs_snapshots=True),
+            id="a snapshot of the very step fills up what memory lacks",
+        ),
+        pytest.param(
+            # Rank 0 died in the middle of the snapshots of step 9: rank 1 has it, rank 2 has not.
+            [
+                Holding(
+                    held=(
+                        held(9, Mesh(dataShard=3), 1, digest="9"),
+                        held(9, Mesh(dataShard=3), 1, digest="9", is_snapshot=True),
+                        held(7, Mesh(dataShard=3), 1, digest="7", is_snapshot=True),
+                        held(7, Mesh(dataShard=3), 0, digest="7", is_snapshot=True),
+                    )
+                ),
+                snapshots(9, 7, Mesh(dataShard=3), 2),
+            ],
+            Move(
+                step=7,
+                digest="7",
+                mesh=Mesh(dataShard=3),
+                holders={0: (1, 0), 1: (2, 1)},
+                needs_snapshots=True,
+            ),
+            id="snapshots that were not finished leave those before",
         ),
     ],
 )
-def test_the_newest_state_that_is_whole_is_taken(
-    holdings: list[Holding], mesh: Mesh, decision: object
-) -> None:
-    assert decision == settle(holdings, mesh)
+def test_the_newest_state_that_is_whole_is_taken(holdings: list[Holding], decision: object) -> None:
+    assert decision == settle(holdings)
 
 
 @given(mesh=meshes(), data=st.data())
@@ -163,7 +210,7 @@ def test_memory_is_taken_where_it_holds_every_element_and_only_there(
         st.lists(st.integers(0, mesh.size - 1), min_size=1, unique=True), label="survivors"
     )
     shape = make_shape(layers=9)
-    held = {
+    survived = {
         (name, piece.region)
         for rank in survivors
         for name, piece in layout(shape, mesh, rank).items()
@@ -174,11 +221,8 @@ def test_memory_is_taken_where_it_holds_every_element_and_only_there(
         for name, piece in layout(shape, mesh, rank).items()
     }
 
-    decision = settle(
-        [memory(7, mesh, rank, checkpoint=5) for rank in survivors],
-        Mesh(dataReplicate=len(survivors)),
-    )
+    decision = settle([memory(7, *place_in_copy(mesh, rank), checkpoint=5) for rank in survivors])
 
     is_loaded = decision == Load(step=5)
     # A tied table survives in either of the two stages that use it, but their layers do not.
-    assert is_loaded == (held != needed)
+    assert is_loaded == (survived != needed)

@@ -82,15 +82,21 @@ class Worker:
         other.close()
         self._result = Result()
 
-    def train(self, *, rank: int, mesh: Mesh, port: int | None, generation: int = 1) -> int:
+    def train(
+        self,
+        *,
+        rank: int,
+        mesh: Mesh,
+        port: int | None,
+        generation: int = 1,
+        attempt: int = 1,
+        leavers: int = 0,
+    ) -> int:
         """Start training; return the store's port, which rank 0 tells."""
         self._result = Result()
-        self._pipe.send(
-            (
-                "train",
-                {"rank": rank, "mesh": asdict(mesh), "port": port, "generation": generation},
-            )
-        )
+        place = {"rank": rank, "store_port": port, "leavers": leavers}
+        number = {"generation": generation, "attempt": attempt}
+        self._pipe.send(("train", {"mesh": asdict(mesh), **place, **number}))
         return self._until("port") if port is None else port
 
     def ask(self, request: str) -> None:
@@ -129,14 +135,27 @@ def start(count: int, configuration: RunConfiguration, **options: Any) -> list[W
     return [Worker(configuration, **options) for _ in range(count)]
 
 
-def train_together(workers: list[Worker], *, mesh: Mesh | None = None, generation: int = 1) -> None:
+def train_together(
+    workers: list[Worker],
+    *,
+    mesh: Mesh | None = None,
+    generation: int = 1,
+    attempt: int = 1,
+) -> None:
     """Start training in one group of all workers, ranks in their order; each holds a copy of the
-    model unless a mesh is given.
+    model unless a mesh is given. Those that the mesh has no place for only hand their state over.
     """
     mesh = mesh or Mesh(dataReplicate=len(workers))
     port: int | None = None
     for rank, worker in enumerate(workers):
-        port = worker.train(rank=rank, mesh=mesh, port=port, generation=generation)
+        port = worker.train(
+            rank=rank,
+            mesh=mesh,
+            port=port,
+            generation=generation,
+            attempt=attempt,
+            leavers=len(workers) - mesh.size,
+        )
 
 
 def results(workers: list[Worker]) -> list[Result]:
@@ -182,14 +201,8 @@ def _emulated(precision: Precision, _: torch.device) -> torch.dtype:
 def _train(run: Run, pipe: Connection, requests: Requests, assignment: dict[str, Any]) -> None:
     started = time.monotonic()
     result: dict[str, Any] = {"error": None, "outcome": None, "message": ""}
-    group = Group(
-        generation=assignment["generation"],
-        mesh=Mesh(**assignment["mesh"]),
-        rank=assignment["rank"],
-        local_rank=0,
-        store_host="127.0.0.1",
-        store_port=assignment["port"],
-    )
+    mesh = Mesh(**assignment.pop("mesh"))
+    group = Group(mesh=mesh, local_rank=0, store_host="127.0.0.1", **assignment)
     try:
         outcome = run.train(
             group,

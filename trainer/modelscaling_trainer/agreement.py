@@ -19,6 +19,8 @@ from modelscaling_trainer.request import Request
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    import torch.distributed as dist
+
 _REQUESTS = tuple(Request)
 
 
@@ -68,8 +70,8 @@ class StepReport:
         return isfinite(self.loss_sum)
 
 
-def agree(report: StepReport) -> StepReport:
-    """Return the sum of all ranks' reports; a request of any rank is a request of all.
+def agree(report: StepReport, members: dist.ProcessGroup) -> StepReport:
+    """Return the sum of all members' reports; a request of any rank is a request of all.
 
     Raises:
         GroupLostError: a peer is gone.
@@ -86,7 +88,7 @@ def agree(report: StepReport) -> StepReport:
         *to_limbs(report.batch_sum),
         *(request in report.requests for request in _REQUESTS),
     ]
-    total = all_reduce(torch.tensor(vector, dtype=torch.float64)).tolist()
+    total = all_reduce(torch.tensor(vector, dtype=torch.float64), members).tolist()
     loss_sum, tokens, gradient_square, own_square, *rest = total
     step_seconds, wait_seconds, busy_seconds, checkpoint_step, *rest = rest
     limbs, asked = rest[:LIMBS], rest[LIMBS:]

@@ -21,8 +21,10 @@ from modelscaling_trainer.validation import validation_loss
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    import torch.distributed as dist
+
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.mesh import Mesh
+    from modelscaling.protocol import Resumption
     from modelscaling_trainer.agreement import StepReport
     from modelscaling_trainer.checkpoint.writer import CheckpointWriter
     from modelscaling_trainer.compilation import Compilation
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.data.samples import Samples
     from modelscaling_trainer.group import Group
     from modelscaling_trainer.request import Requests
+    from modelscaling_trainer.resumption import History, Origin
     from modelscaling_trainer.state import TrainingState
     from modelscaling_trainer.step import Stepper, StepTimes
 
@@ -54,6 +57,7 @@ class Loop:
 
     configuration: RunConfiguration
     group: Group
+    members: dist.ProcessGroup
     state: TrainingState
     samples: Samples
     reader: Reader
@@ -65,10 +69,14 @@ class Loop:
     requests: Requests
     listeners: Listeners
     last_step: int
+    history: History
+    origin: Origin | None
+    """What the group goes on with; None where it begins the run."""
     checkpoint_step: int
     """The newest checkpoint that all ranks know of; NOTHING where there is none."""
     throughput: Throughput
     validation_loss: float | None = None
+    resumption: Resumption | None = None
 
     def run(self) -> Outcome:
         """Train; every rank returns the same, after the same step.
@@ -90,7 +98,7 @@ class Loop:
             if self._is_validation_due():
                 self.validation_loss = self._validate()
             outcome = self._outcome(agreed)
-            if outcome is not None and must_save(outcome, agreed.requests, self.group.mesh):
+            if outcome is not None and must_save(outcome, agreed.requests):
                 self._save_and_wait()
             elif self._is_checkpoint_due(agreed):
                 self._save()
@@ -105,13 +113,22 @@ class Loop:
         self.compilation.apply_if_due(self.state.part, remaining_steps=remaining)
 
     def _take_step(self) -> StepReport:
+        began = time.time()
         written = self.writer.written_step if self.writer and self.group.rank == 0 else None
         agreed = self.stepper.take(requests=self.requests.take(), checkpoint_step=written or 0)
         self.checkpoint_step = max(self.checkpoint_step, agreed.checkpoint_step)
         if agreed.step_seconds:
             self.compilation.observe(agreed.step_seconds / self.group.mesh.size)
         self.throughput.add(self.stepper.times.total)
+        self._remember(agreed, began=began)
         return agreed
+
+    def _remember(self, agreed: StepReport, *, began: float) -> None:
+        if self.resumption is None and self.origin is not None:
+            self.resumption = self.origin.resumption(
+                self.group, resumed_time=began, loss_after=agreed.loss
+            )
+        self.history.add_step(self.group, step=self.state.step, loss=agreed.loss)
 
     def _is_validation_due(self) -> bool:
         every = self.configuration.training.validate_every_steps
@@ -129,6 +146,7 @@ class Loop:
                 data_rank=self.group.data_rank,
                 data_parallel=self.group.mesh.data_parallel,
                 counts_loss=self.group.counts_loss,
+                members=self.members,
             )
 
     def _outcome(self, agreed: StepReport) -> Outcome | None:
@@ -165,8 +183,8 @@ class Loop:
             self.writer.wait_for_part()
 
         # The first rank waits for the others' parts, so it first hears that they could be written.
-        _together(write)
-        _together(self.writer.wait)
+        _together(write, self.members)
+        _together(self.writer.wait, self.members)
         self.checkpoint_step = self.state.step
 
     def _tell(self, agreed: StepReport | None) -> None:
@@ -191,6 +209,7 @@ class Loop:
                 scaling_efficiency_ratio=agreed.scaling_efficiency if agreed else None,
                 gradient_noise_scale=self.stepper.noise_scale.samples,
                 checkpoint_step=self.checkpoint_step if self.checkpoint_step > 0 else None,
+                resumption=self.resumption,
             )
         )
         self.listeners.on_figures(
@@ -218,25 +237,24 @@ def _peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
-def must_save(outcome: Outcome, requests: Collection[Request], mesh: Mesh) -> bool:
+def must_save(outcome: Outcome, requests: Collection[Request]) -> bool:
     """Whether a group ends with a checkpoint.
 
-    It does without one only where all that was asked is to form another group, which finds the
-    state in memory whoever leaves: any process is enough where each holds all of it.
+    It does without one only where all that was asked is to form another group, to which those that
+    leave hand over what they have.
     """
-    if outcome is Outcome.COMPLETE or Request.STOP in requests:
-        return True
-    return mesh.dataReplicate < mesh.size
+    return outcome is Outcome.COMPLETE or Request.STOP in requests
 
 
-def _together(save: Callable[[], None]) -> None:
+def _together(save: Callable[[], None], members: dist.ProcessGroup) -> None:
     """Do something that may fail to save, on all ranks; what fails on one fails on all."""
     failure: CheckpointError | DivergedError | None = None
     try:
         save()
     except (CheckpointError, DivergedError) as error:
         failure = error
-    for answer in all_gather({"failure": failure and (type(failure).__name__, failure.message)}):
+    told = failure and (type(failure).__name__, failure.message)
+    for answer in all_gather({"failure": told}, members):
         if answer["failure"] is not None:
             kind, message = answer["failure"]
             is_diverged = kind == DivergedError.__name__

@@ -40,7 +40,7 @@ class ModelPart:
         self.shape = configuration.model
         self.mesh = mesh
         self.rank = rank
-        self._device = device
+        self.device = device
         with torch.device("meta") if mesh.is_sharded else device:
             self.stages = [
                 Decoder(
@@ -75,7 +75,7 @@ class ModelPart:
 
                 cut_products(stage, groups.tensor)
             shard_weights(stage, groups.shards, keeps_gathered=is_kept)
-            stage.to_empty(device=self._device)
+            stage.to_empty(device=self.device)
             stage.tie()  # which to_empty has undone
             stage.set_rotary_tables()
             if self.mesh.context > 1:

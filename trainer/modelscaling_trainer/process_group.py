@@ -89,10 +89,11 @@ def process_group(
     on_store_port: Callable[[int], None],
     requests: Requests,
     form_timeout_s: float = FORM_TIMEOUT_S,
-) -> Iterator[bool]:
-    """Form a group as torch's default one, and dissolve it at the end.
+) -> Iterator[dist.ProcessGroup | None]:
+    """Form a group of all that meet, those that only leave included, as torch's default one, and
+    dissolve it at the end.
 
-    Yields False, without a group, where `requests` asks to leave before all are there.
+    Yields None, without a group, where `requests` asks to leave before all are there.
 
     Raises:
         GroupLostError: not all members came in time, one left again, or the group was abandoned.
@@ -104,49 +105,57 @@ def process_group(
         requests.on_abandon(connections.keep_cut),
     ):
         if not _is_store_reachable(group, deadline):
-            yield False
+            yield None
             return
         with communication("opening its store"):
             store = _open_store(group, form_timeout_s)
         if group.rank == 0:
             on_store_port(store.port)
-        prefixed = PrefixStore(f"generation-{group.generation}", store)
+        prefixed = PrefixStore(f"generation-{group.generation}-attempt-{group.attempt}", store)
         if not _meet(prefixed, group, deadline):
-            yield False
+            yield None
             return
         with communication("connecting its members"):
             dist.init_process_group(
                 backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
                 store=prefixed,
                 rank=group.rank,
-                world_size=group.mesh.size,
+                world_size=group.size,
                 timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
                 device_id=device if device.type == "cuda" else None,
             )
-        _log.info("formed a group", extra={"generation": group.generation, "rank": group.rank})
-        yield True
+        _log.info(
+            "formed a group",
+            extra={
+                "generation": group.generation,
+                "attempt": group.attempt,
+                "rank": group.rank,
+                "size": group.size,
+            },
+        )
+        yield dist.group.WORLD
 
 
-def all_gather(value: dict[str, Any]) -> list[dict[str, Any]]:
+def all_gather(value: dict[str, Any], among: dist.ProcessGroup) -> list[dict[str, Any]]:
     """Return every rank's value, in the order of ranks.
 
     Raises:
         GroupLostError: a peer is gone.
     """
-    values: list[Any] = [None] * dist.get_world_size()
+    values: list[Any] = [None] * among.size()
     with communication("exchanging what each member has"):
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=among)
     return values
 
 
-def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor after summing it over all ranks, in place.
+def all_reduce(tensor: torch.Tensor, among: dist.ProcessGroup) -> torch.Tensor:
+    """Return the tensor after summing it over the ranks of a group, in place.
 
     Raises:
         GroupLostError: a peer is gone.
     """
     with communication("agreeing on a step"):
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=among)
     return tensor
 
 
@@ -198,7 +207,7 @@ def _open_store(group: Group, timeout_s: float) -> TCPStore:
     return TCPStore(
         host_name=group.store_host,
         port=group.store_port or 0,
-        world_size=group.mesh.size,
+        world_size=group.size,
         is_master=group.rank == 0,
         timeout=timedelta(seconds=timeout_s),
         wait_for_workers=False,
@@ -207,7 +216,7 @@ def _open_store(group: Group, timeout_s: float) -> TCPStore:
 
 def _meet(store: Store, group: Group, deadline: _Deadline) -> bool:
     """Wait until all members are there; connecting them cannot be interrupted, this can."""
-    everybody = [f"here-{rank}" for rank in range(group.mesh.size)]
+    everybody = [f"here-{rank}" for rank in range(group.size)]
 
     def describe() -> str:
         absent = [rank for rank, key in enumerate(everybody) if not store.check([key])]

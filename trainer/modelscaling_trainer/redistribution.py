@@ -1,27 +1,37 @@
 """Moving a run's state in memory from the mesh it was trained on to another.
 
 Who sends what to whom follows from the two layouts alone, so that all ranks know it without asking.
+What one rank sends another goes in few messages of many blocks: a model has hundreds of weights,
+and a message takes its time however small it is.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
-from modelscaling.layout import layout
+from modelscaling.layout import Region, layout
 from modelscaling_trainer.process_group import communication
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from modelscaling.layout import Region
+    from modelscaling.layout import Piece
     from modelscaling.mesh import Mesh
     from modelscaling.shape import ModelShape
     from modelscaling_trainer.shard import Shard
+
+    Shards = Mapping[str, Shard]
+    """Of a state, named KIND.WEIGHT."""
+
+_MESSAGE_ELEMENTS = 4 << 20
+"""A message has no more, so that little memory is needed beside the shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,89 +42,177 @@ class Transfer:
     region: Region
     source: int
     target: int
+    place: int
+    """The rank on the mesh before whose part the source gives it from."""
 
 
 def transfers(
-    shape: ModelShape, *, before: Mesh, holders: Mapping[int, int], after: Mesh
+    shape: ModelShape, *, before: Mesh, holders: Mapping[int, Collection[int]], after: Mesh
 ) -> Iterator[Transfer]:
     """Yield what moves, in an order that is the same on all ranks.
 
-    `holders` are the ranks that hold the state, with the rank that each had on the mesh `before`;
-    together they hold all of it. A rank that has a block keeps its own; of several that could give
-    a block, the one that has given least so far does.
+    `holders` are the ranks that hold the state, each with the ranks of the mesh `before` whose
+    parts it has, its favourite first; together they hold all of it. A rank that has a block keeps
+    its own; of several that could give a block, the one that has given least so far does.
     """
-    held: dict[str, dict[Region, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for rank, rank_before in sorted(holders.items()):
-        for weight, piece in layout(shape, before, rank_before).items():
-            held[weight][piece.region].append(rank)
+    held = _blocks_held(shape, before, holders)
     given: Counter[int] = Counter()
     for target in range(after.size):
         for weight, piece in layout(shape, after, target).items():
-            for region, ranks in held[weight].items():
-                block = region.intersect(piece.region)
-                if block is None:
-                    continue
+            for block, sources in held[weight].overlaps(piece.region):
                 source = target
-                if target not in ranks:
-                    source = min(ranks, key=lambda rank: given[rank])
+                if target not in sources:
+                    source = min(sources, key=lambda rank: given[rank])
                     given[source] += block.elements
-                yield Transfer(weight, block, source, target)
+                yield Transfer(weight, block, source, target, sources[source])
+
+
+class _Blocks:
+    """The blocks that a weight is held in, each with who holds it and in whose part."""
+
+    def __init__(self, holders: Mapping[Region, dict[int, int]]) -> None:
+        self._regions = sorted(
+            (region for region in holders if region.elements), key=lambda region: region.offset
+        )
+        self._holders = holders
+        # A mesh cuts the first dimension alike everywhere, so blocks' ends are in order as well.
+        self._starts = [region.offset[0] for region in self._regions]
+        self._ends = [region.offset[0] + region.size[0] for region in self._regions]
+
+    def overlaps(self, wanted: Region) -> Iterator[tuple[Region, dict[int, int]]]:
+        """Yield what of the blocks is in a region, with its holders."""
+        first = bisect_right(self._ends, wanted.offset[0])
+        last = bisect_left(self._starts, wanted.offset[0] + wanted.size[0])
+        for region in self._regions[first:last]:
+            block = region.intersect(wanted)
+            if block is not None:
+                yield block, self._holders[region]
+
+
+def _blocks_held(
+    shape: ModelShape, mesh: Mesh, holders: Mapping[int, Collection[int]]
+) -> dict[str, _Blocks]:
+    @cache
+    def part(place: int) -> Mapping[str, Piece]:
+        return layout(shape, mesh, place)
+
+    held: dict[str, dict[Region, dict[int, int]]] = defaultdict(dict)
+    for rank, places in sorted(holders.items()):
+        for place in places:
+            for weight, piece in part(place).items():
+                held[weight].setdefault(piece.region, {}).setdefault(rank, place)
+    return {weight: _Blocks(blocks) for weight, blocks in held.items()}
 
 
 def move(
-    plan: Iterator[Transfer],
+    plan: Iterable[Transfer],
     *,
     rank: int,
-    old: Mapping[str, Shard] | None,
-    new: Mapping[str, Shard],
-    kinds: tuple[str, ...],
+    old: Mapping[int, Shards],
+    new: Shards,
+    kinds: Sequence[str],
+    through: torch.device,
 ) -> None:
-    """Carry the transfers out: fill `new` from the `old` shards of all ranks.
+    """Carry the transfers out, on all ranks: fill `new` from the `old` shards of all ranks.
 
-    Shards are named KIND.WEIGHT; a rank that holds nothing has no `old`. Blocks move one weight at
-    a time, so that little memory is needed beside the shards.
+    `old` are those of each part that this rank gives from, by the part's rank on the mesh before.
+    Messages are made on the device `through`: that of the shards, or the host. All of a state is of
+    one type.
 
     Raises:
         GroupLostError: a peer is gone.
     """
-    by_weight: dict[str, list[Transfer]] = defaultdict(list)
+    outgoing: dict[int, list[_Block]] = defaultdict(list)
+    incoming: dict[int, list[_Block]] = defaultdict(list)
     for transfer in plan:
-        if rank in {transfer.source, transfer.target}:
-            by_weight[transfer.weight].append(transfer)
-    for weight in sorted(by_weight):
-        for kind in kinds:
-            name = f"{kind}.{weight}"
-            _move_blocks(by_weight[weight], rank, (old or {}).get(name), new.get(name))
+        if transfer.source == transfer.target == rank:
+            _keep(transfer, old, new, kinds)
+        elif transfer.source == rank:
+            outgoing[transfer.target] += _blocks(transfer, kinds)
+        elif transfer.target == rank:
+            incoming[transfer.source] += _blocks(transfer, kinds)
+    sends = {peer: _messages(blocks) for peer, blocks in outgoing.items()}
+    receives = {peer: _messages(blocks) for peer, blocks in incoming.items()}
+    for number in range(max(map(len, [*sends.values(), *receives.values()]), default=0)):
+        _exchange(
+            {peer: cut[number] for peer, cut in sends.items() if number < len(cut)},
+            {peer: cut[number] for peer, cut in receives.items() if number < len(cut)},
+            old=old,
+            new=new,
+            through=through,
+        )
 
 
-def _move_blocks(blocks: list[Transfer], rank: int, old: Shard | None, new: Shard | None) -> None:
-    operations: list[dist.P2POp] = []
-    received: list[tuple[Region, torch.Tensor]] = []
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of a tensor, on its way."""
+
+    name: str
+    """Of the tensor: KIND.WEIGHT."""
+    region: Region
+    place: int
+
+
+def _blocks(transfer: Transfer, kinds: Sequence[str]) -> Iterator[_Block]:
+    """Yield a transfer's blocks of all kinds, none larger than a message."""
+    size = transfer.region.size
+    rows = max(1, _MESSAGE_ELEMENTS * size[0] // transfer.region.elements)
+    for kind in kinds:
+        for start in range(0, size[0], rows):
+            first, *others = transfer.region.offset
+            part = Region((first + start, *others), (min(rows, size[0] - start), *size[1:]))
+            yield _Block(f"{kind}.{transfer.weight}", part, transfer.place)
+
+
+def _messages(blocks: Iterable[_Block]) -> list[list[_Block]]:
+    """Return the blocks from one rank to another in messages; both ends cut alike."""
+    messages: list[list[_Block]] = []
+    room = 0
     for block in blocks:
-        if block.source == block.target:
-            assert old is not None
-            assert new is not None
-            if old.tensor.data_ptr() != new.tensor.data_ptr():
-                _block(new, block.region).copy_(_block(old, block.region))
-        elif block.source == rank:
-            assert old is not None
-            outgoing = _block(old, block.region).contiguous()
-            operations.append(dist.P2POp(dist.isend, outgoing, block.target))
-        else:
-            assert new is not None
-            incoming = torch.empty(
-                block.region.size, dtype=new.tensor.dtype, device=new.tensor.device
-            )
-            received.append((block.region, incoming))
-            operations.append(dist.P2POp(dist.irecv, incoming, block.source))
-    if operations:
-        with communication("moving the state"):
-            for work in dist.batch_isend_irecv(operations):
-                work.wait()
-    for region, incoming in received:
-        assert new is not None
-        _block(new, region).copy_(incoming)
+        room -= block.region.elements
+        if room < 0:
+            messages.append([])
+            room = _MESSAGE_ELEMENTS - block.region.elements
+        messages[-1].append(block)
+    return messages
 
 
-def _block(shard: Shard, region: Region) -> torch.Tensor:
+def _keep(transfer: Transfer, old: Mapping[int, Shards], new: Shards, kinds: Sequence[str]) -> None:
+    """Take over what this rank had itself."""
+    for kind in kinds:
+        name = f"{kind}.{transfer.weight}"
+        before, after = old[transfer.place][name], new[name]
+        if before.tensor.data_ptr() != after.tensor.data_ptr():
+            _values(after, transfer.region).copy_(_values(before, transfer.region))
+
+
+def _exchange(
+    sends: Mapping[int, list[_Block]],
+    receives: Mapping[int, list[_Block]],
+    *,
+    old: Mapping[int, Shards],
+    new: Shards,
+    through: torch.device,
+) -> None:
+    """Send and receive a message to and from each of these ranks."""
+    operations: list[dist.P2POp] = []
+    for peer, blocks in sends.items():
+        parts = [_values(old[block.place][block.name], block.region).flatten() for block in blocks]
+        operations.append(dist.P2POp(dist.isend, torch.cat(parts).to(through), peer))
+    received: dict[int, torch.Tensor] = {}
+    for peer, blocks in receives.items():
+        size = sum(block.region.elements for block in blocks)
+        dtype = new[blocks[0].name].tensor.dtype
+        received[peer] = torch.empty(size, dtype=dtype, device=through)
+        operations.append(dist.P2POp(dist.irecv, received[peer], peer))
+    with communication("moving the state"):
+        for work in dist.batch_isend_irecv(operations):
+            work.wait()
+    for peer, message in received.items():
+        sizes = [block.region.elements for block in receives[peer]]
+        for block, values in zip(receives[peer], torch.split(message, sizes), strict=True):
+            _values(new[block.name], block.region).copy_(values.view(block.region.size))
+
+
+def _values(shard: Shard, region: Region) -> torch.Tensor:
     return shard.tensor[region.within(shard.piece.region)]

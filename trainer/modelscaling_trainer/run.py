@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelscaling.layout import process_stages
-from modelscaling.micro_batch import micro_batch_size
 from modelscaling_trainer import compilation
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
@@ -15,18 +13,20 @@ from modelscaling_trainer.data.corpus import open_corpus
 from modelscaling_trainer.data.reader import Reader
 from modelscaling_trainer.data.samples import Samples
 from modelscaling_trainer.device_peak import peak_flops
-from modelscaling_trainer.errors import ConfigurationError
+from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.group import Group
+from modelscaling_trainer.holdings import Holdings
 from modelscaling_trainer.loop import Listeners, Loop
 from modelscaling_trainer.memory import keep_freed_memory
 from modelscaling_trainer.model_part import ModelPart
 from modelscaling_trainer.optimizer import AdamW
-from modelscaling_trainer.parallel.context import positions
-from modelscaling_trainer.parallel.meshes import axis_groups
+from modelscaling_trainer.parallel.meshes import axis_groups, make_room
 from modelscaling_trainer.precision import compute_dtype
 from modelscaling_trainer.process_group import computing_together, process_group
 from modelscaling_trainer.request import Outcome, Request, Requests
+from modelscaling_trainer.resumption import History
+from modelscaling_trainer.share_of_batch import samples_at_once, token_positions
 from modelscaling_trainer.state import TrainingState
 from modelscaling_trainer.step import Stepper
 from modelscaling_trainer.takeover import Identity, Taken, take_over
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    import torch.distributed as dist
 
     from modelscaling.api.training import Precision
     from modelscaling.configuration import RunConfiguration
@@ -101,7 +102,8 @@ class Run:
             corpus=corpus.fingerprint,
             peak_flops=peak_flops(device, self._compute_dtype),
         )
-        self._state: TrainingState | None = None
+        self._holdings = Holdings()
+        self._history = History()
         self._writer = self._make_writer()
 
     def train(
@@ -121,7 +123,8 @@ class Run:
         was measured. `on_phase` names what is being done, in one word: Forming, Loading,
         Training, Saving. `on_figures` gets the process' own figures after each step.
 
-        A STOP or REFORM that comes before all members are there gives STOPPED.
+        A STOP or REFORM that comes before all members are there gives STOPPED. A process that only
+        leaves returns RELEASED when all that train have the state.
 
         Raises:
             ConfigurationError: the ranks do not have the same run or data, or the checkpoint is
@@ -134,29 +137,66 @@ class Run:
             on_progress=on_progress, on_phase=on_phase, on_figures=on_figures or _ignore
         )
         self._compilation.check(group.mesh)
-        samples_at_once = self._samples_at_once(group)
+        at_once = samples_at_once(self._configuration, group.mesh)
         on_phase("Forming")
         with process_group(
             group,
             device=self._device,
             on_store_port=on_store_port,
             requests=requests,
-        ) as is_formed:
-            if not is_formed:
+        ) as everybody:
+            if everybody is None:
                 return Outcome.STOPPED
-            with computing_together("connecting the axes of the mesh"):
-                axes = axis_groups(group.mesh, rank=group.rank, device=self._device)
-                state = self._place(group, axes)
-            on_phase("Loading")
-            if self._writer is not None:
-                self._writer.settle()
-            taken = take_over(
-                self._identity, group, held=self._state, new=state, directory=self._directory
+            if group.is_leaver:
+                self._hand_over(group, everybody, listeners)
+                return Outcome.RELEASED
+            formed = self._form(group, everybody, listeners)
+            loop = self._loop(formed, at_once, requests, listeners)
+            try:
+                return loop.run()
+            except GroupLostError:
+                self._history.stop(group)
+                raise
+
+    def _hand_over(self, group: Group, everybody: dist.ProcessGroup, listeners: Listeners) -> None:
+        """Give the others what they need of this process' part of the state."""
+        with computing_together("connecting the axes of the mesh"):
+            make_room(group.mesh, everybody)
+        listeners.on_phase("Loading")
+        self._take_over(group, everybody, None)
+
+    def _form(self, group: Group, everybody: dist.ProcessGroup, listeners: Listeners) -> _Formed:
+        """Take this process' place in a group that has met, and its part of the state there."""
+        with computing_together("connecting the axes of the mesh"):
+            axes = axis_groups(
+                group.mesh, rank=group.rank, device=self._device, everybody=everybody
             )
-            self._state = state
-            self._begin_saving(group, taken)
-            formed = _Formed(group=group, axes=axes, state=state, taken=taken)
-            return self._loop(formed, samples_at_once, requests, listeners).run()
+            state = self._place(group, axes)
+        listeners.on_phase("Loading")
+        taken = self._take_over(group, everybody, state)
+        self._begin_saving(group, state, taken)
+        return _Formed(group=group, axes=axes, state=state, taken=taken)
+
+    def _take_over(
+        self, group: Group, everybody: dist.ProcessGroup, state: TrainingState | None
+    ) -> Taken:
+        if self._writer is not None:
+            self._writer.settle()
+        held = self._holdings.parts()
+        if state is not None:
+            self._holdings.add(state)
+        taken = take_over(
+            self._identity,
+            group,
+            everybody,
+            held=held,
+            new=state,
+            history=self._history,
+            device=self._device,
+            directory=self._directory,
+        )
+        self._holdings.keep_only(state)
+        return taken
 
     def _make_writer(self) -> CheckpointWriter | None:
         settings = self._configuration.checkpoint
@@ -166,35 +206,12 @@ class Run:
             self._directory, keep=settings.keep, shape=self._configuration.model
         )
 
-    def _samples_at_once(self, group: Group) -> int:
-        """Return how many samples this process computes at once.
-
-        Raises:
-            ConfigurationError: the global batch cannot be cut for this mesh.
-        """
-        training, parts = self._configuration.training, group.mesh.data_parallel
-        if training.global_batch_size % parts:
-            raise ConfigurationError(
-                "InvalidBatch",
-                f"training.globalBatchSize={training.global_batch_size} is not divisible by the "
-                f"{parts} parts of the mesh {group.mesh}; change either",
-            )
-        try:
-            return micro_batch_size(
-                training.global_batch_size // parts,
-                context_length=self._configuration.model.context_length,
-                mesh=group.mesh,
-                declared=training.micro_batch_size,
-            )
-        except ValueError as error:
-            raise ConfigurationError("InvalidMicroBatch", str(error)) from None
-
     def _place(self, group: Group, axes: AxisGroups) -> TrainingState:
         """Return this process' state on the group's mesh: the one it has where its shards are the
         same there, else a new one, which holds nothing yet.
         """
-        held = self._state
-        if held is not None and _has_same_shards(held.part, group):
+        held = self._holdings.reusable(group)
+        if held is not None:
             return held
         part = ModelPart(
             self._configuration,
@@ -207,15 +224,15 @@ class Run:
         weights = {name: shard.tensor for name, shard in part.weights.items()}
         return TrainingState(part, AdamW(weights, self._configuration.optimizer))
 
-    def _begin_saving(self, group: Group, taken: Taken) -> None:
-        if self._writer is None or self._state is None:
+    def _begin_saving(self, group: Group, state: TrainingState, taken: Taken) -> None:
+        if self._writer is None:
             return
         token = f"{group.generation}-{taken.formed_at:.6f}"
         self._writer.begin_group(token, rank=group.rank, ranks=group.mesh.size)
-        self._writer.prepare(self._state.shards())
+        self._writer.prepare(state.shards())
 
     def _loop(
-        self, formed: _Formed, samples_at_once: int, requests: Requests, listeners: Listeners
+        self, formed: _Formed, at_once: int, requests: Requests, listeners: Listeners
     ) -> Loop:
         configuration, group, state = self._configuration, formed.group, formed.state
         gradient = state.part.gradient
@@ -225,17 +242,18 @@ class Run:
             gradient,
             formed.axes,
             batch_size=configuration.training.global_batch_size // group.mesh.data_parallel,
-            samples_at_once=samples_at_once,
+            samples_at_once=at_once,
             loss_scale=1.0 / configuration.tokens_per_step,
         )
         reader = Reader(
             self._samples,
             device=self._device,
-            positions=_positions(group, configuration.model.context_length),
+            positions=token_positions(group, configuration.model.context_length),
         )
         stepper = Stepper(
             configuration,
             group=group,
+            members=formed.axes.members,
             state=state,
             gradient=gradient,
             computation=computing,
@@ -246,6 +264,7 @@ class Run:
         return Loop(
             configuration=configuration,
             group=group,
+            members=formed.axes.members,
             state=state,
             samples=self._samples,
             reader=reader,
@@ -257,6 +276,8 @@ class Run:
             requests=requests,
             listeners=listeners,
             last_step=self._identity.last_step,
+            history=self._history,
+            origin=formed.taken.origin,
             checkpoint_step=formed.taken.checkpoint_step,
             throughput=Throughput(
                 tokens_per_step=configuration.tokens_per_step,
@@ -272,22 +293,3 @@ def _ignore(_: ProcessFigures) -> None:
 
 def _nothing() -> None:
     """Wait for no checkpoint."""
-
-
-def _has_same_shards(held: ModelPart, group: Group) -> bool:
-    """Whether the weights held are those of this place in the group, in modules that are tied to
-    no process group.
-    """
-    if held.mesh.is_sharded or group.mesh.is_sharded:
-        return False
-    return held.mesh.stages == group.mesh.stages and process_stages(
-        held.mesh, held.rank
-    ) == process_stages(group.mesh, group.rank)
-
-
-def _positions(group: Group, context_length: int) -> torch.Tensor | None:
-    """Return which tokens of each sample are computed here; None is all."""
-    parts = group.mesh.context
-    if parts == 1:
-        return None
-    return positions(context_length, parts, group.mesh.coordinates(group.rank)["context"])

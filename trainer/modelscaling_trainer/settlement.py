@@ -2,7 +2,8 @@
 
 The highest step that is whole wins: where a peer was lost while the others agreed on a step, some
 may have taken it and some not. At the same step memory wins over disk: it is as new and moves
-faster.
+faster. What a rank has in memory is the part that it trains, or trained last, and snapshots of its
+own part and of another rank's (snapshots.py); a state is whole where all of these together are.
 """
 
 from __future__ import annotations
@@ -13,38 +14,46 @@ from typing import TYPE_CHECKING
 from modelscaling_trainer.state import NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from modelscaling.mesh import Mesh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A part of a state that one rank has in memory."""
+
+    step: int
+    digest: str
+    """The sample digest of the state."""
+    mesh: Mesh
+    """What a single copy of the state is laid out on: copies are one as good as the other."""
+    rank: int
+    """The rank of that mesh whose part it is."""
+    is_snapshot: bool = False
+    """Whether it is a copy that was put by, and not what is trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
     """What one rank has."""
 
-    memory_step: int = NOTHING
-    memory_digest: str | None = None
-    """The sample digest of the state in memory."""
-    mesh: Mesh | None = None
-    """What the state in memory is laid out on; None where there is none."""
-    rank: int = 0
-    """The rank that it is laid out for."""
+    held: tuple[Held, ...] = ()
     checkpoint_step: int = NOTHING
     """The newest checkpoint that it sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
-    """All ranks hold their shards of the same state already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """Some ranks' memories hold the whole state, laid out on another mesh or for other ranks."""
+    """Some ranks' memories hold the whole state; all are filled from there."""
 
+    step: int
+    digest: str
     mesh: Mesh
-    holders: Mapping[int, int]
-    """The ranks that hold it, with the rank that each had on `mesh`."""
+    holders: Mapping[int, tuple[int, ...]]
+    """The ranks that hold it, each with the ranks of `mesh` whose parts it has."""
+    needs_snapshots: bool = False
+    """Whether snapshots are among what is given; else all of it was being trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,33 +68,33 @@ class Initialise:
     """Nobody has anything: the run begins."""
 
 
-def settle(holdings: list[Holding], mesh: Mesh) -> Keep | Move | Load | Initialise:
-    """Return where the state of a group on `mesh` comes from; the same on every rank."""
+def settle(holdings: Sequence[Holding]) -> Move | Load | Initialise:
+    """Return where the state of a group comes from; the same on every rank."""
     checkpoint_step = max(holding.checkpoint_step for holding in holdings)
-    memory_steps = {holding.memory_step for holding in holdings} - {NOTHING}
-    for step in sorted(memory_steps, reverse=True):
-        if step >= checkpoint_step and (move := _whole(holdings, step)):
-            own_places = {rank: rank for rank in range(mesh.size)}
-            return Keep() if move.mesh == mesh and move.holders == own_places else move
+    steps = {held.step for holding in holdings for held in holding.held}
+    for step in sorted(steps, reverse=True):
+        if step < checkpoint_step:
+            break
+        if move := next(_whole(holdings, step), None):
+            return move
     return Initialise() if checkpoint_step == NOTHING else Load(step=checkpoint_step)
 
 
-def _whole(holdings: list[Holding], step: int) -> Move | None:
-    """Return who holds the whole state of a step, or None where parts of it are lost."""
-    states: dict[tuple[str | None, Mesh], dict[int, int]] = {}
-    for rank, holding in enumerate(holdings):
-        if holding.memory_step == step and holding.mesh is not None:
-            states.setdefault((holding.memory_digest, holding.mesh), {})[rank] = holding.rank
-    for (_, mesh), holders in states.items():
-        if _covers(mesh, holders.values()):
-            return Move(mesh=mesh, holders=holders)
-    return None
-
-
-def _covers(mesh: Mesh, ranks: Collection[int]) -> bool:
-    """Whether these ranks hold every shard: of each a copy is enough."""
-    places = {
-        tuple(at for axis, at in mesh.coordinates(rank).items() if axis != "dataReplicate")
-        for rank in ranks
-    }
-    return len(places) == mesh.size // mesh.dataReplicate
+def _whole(holdings: Sequence[Holding], step: int) -> Iterator[Move]:
+    """Yield each way to have the whole state of a step, those without snapshots first."""
+    for needs_snapshots in (False, True):
+        states: dict[tuple[str, Mesh], dict[int, list[int]]] = {}
+        for rank, holding in enumerate(holdings):
+            for held in sorted(holding.held, key=lambda held: held.is_snapshot):
+                if held.step == step and held.is_snapshot <= needs_snapshots:
+                    holders = states.setdefault((held.digest, held.mesh), {})
+                    holders.setdefault(rank, []).append(held.rank)
+        for (digest, mesh), holders in states.items():
+            if len({place for places in holders.values() for place in places}) == mesh.size:
+                yield Move(
+                    step=step,
+                    digest=digest,
+                    mesh=mesh,
+                    holders={rank: tuple(dict.fromkeys(held)) for rank, held in holders.items()},
+                    needs_snapshots=needs_snapshots,
+                )

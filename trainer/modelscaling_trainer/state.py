@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling_trainer.coverage import place_in_copy
 from modelscaling_trainer.data.sample_digest import EMPTY_DIGEST
 from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.model.initial_weights import set_initial_weights
@@ -17,6 +18,7 @@ from modelscaling_trainer.shard import Shard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from modelscaling.mesh import Mesh
     from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.optimizer import AdamW
 
@@ -40,6 +42,21 @@ class Counters:
     """Wall time of the steps that led here; a step that was lost and redone counts once."""
     started_at: float | None = None
     """When the run's first group formed, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatePart:
+    """One rank's part of the state of a complete step, in this process' memory."""
+
+    counters: Counters
+    mesh: Mesh
+    """What a single copy of the state is laid out on."""
+    rank: int
+    """The rank of that mesh whose part it is."""
+    shards: Mapping[str, Shard]
+    """Every tensor's shard, named `model.WEIGHT` or `MOMENT.WEIGHT`."""
+    is_snapshot: bool = False
+    """Whether it is a copy that was put by, and not what is trained."""
 
 
 class TrainingState:
@@ -74,6 +91,13 @@ class TrainingState:
             for name, tensor in tensors.items()
         }
         return {f"{MODEL}.{name}": shard for name, shard in weights.items()} | moments
+
+    def parts(self) -> list[StatePart]:
+        """Return what it holds: its part of a state, or nothing."""
+        if self._counters is None:
+            return []
+        mesh, rank = place_in_copy(self.part.mesh, self.part.rank)
+        return [StatePart(counters=self._counters, mesh=mesh, rank=rank, shards=self.shards())]
 
     @contextmanager
     def changing(self, counters: Counters) -> Iterator[None]:

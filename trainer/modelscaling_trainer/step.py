@@ -57,6 +57,7 @@ class Stepper:
         configuration: RunConfiguration,
         *,
         group: Group,
+        members: dist.ProcessGroup,
         state: TrainingState,
         gradient: GradientStore,
         computation: Computation,
@@ -69,6 +70,7 @@ class Stepper:
         """
         self._configuration = configuration
         self._group = group
+        self._members = members
         self._state = state
         self._gradient = gradient
         self._computation = computation
@@ -121,7 +123,7 @@ class Stepper:
             busy_seconds=time.perf_counter() - started - waits.seconds,
             checkpoint_step=checkpoint_step,
         )
-        agreed = agree(report)
+        agreed = agree(report, self._members)
         self._update(before, agreed, gradient)
         self._observe_noise(agreed)
         self.times = StepTimes(

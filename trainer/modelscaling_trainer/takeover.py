@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from modelscaling.protocol import StateSource
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.redistribution import move, transfers
-from modelscaling_trainer.settlement import Holding, Initialise, Keep, Load, Move, settle
-from modelscaling_trainer.state import MODEL, NOTHING, Counters
+from modelscaling_trainer.resumption import trace
+from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
+from modelscaling_trainer.state import MODEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import torch.distributed as dist
 
     from modelscaling.configuration import RunConfiguration
     from modelscaling_trainer.group import Group
-    from modelscaling_trainer.state import TrainingState
+    from modelscaling_trainer.resumption import History, Origin, Trained
+    from modelscaling_trainer.shard import Shard
+    from modelscaling_trainer.state import Counters, StatePart, TrainingState
 
 _log = logging.getLogger(__name__)
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +55,30 @@ class Taken:
     checkpoint_step: int
     """The newest checkpoint that any of them sees; NOTHING where there is none."""
     peak_flops: float
-    """Of all their devices together."""
+    """Of all devices that train together."""
     formed_at: float
-    """When they met by rank 0's clock, seconds since 1970: the same on all."""
+    """When all had the state, by rank 0's clock, seconds since 1970: the same on all."""
+    origin: Origin | None
+    """What the group goes on with; None where it begins the run."""
 
 
 def take_over(
     identity: Identity,
     group: Group,
+    everybody: dist.ProcessGroup,
     *,
-    held: TrainingState | None,
-    new: TrainingState,
+    held: Sequence[StatePart],
+    new: TrainingState | None,
+    history: History,
+    device: torch.device,
     directory: Path | None,
 ) -> Taken:
-    """Fill `new`, on all ranks, with the newest state that they have; it may be `held` itself.
+    """Fill `new`, on all ranks of the mesh, with the newest state that all have together; one of
+    `held` may be `new` itself. Those that leave have no `new`, and only give.
 
-    What a rank held before stays whole until `new` is, as the group may be lost in between, unless
-    they are the same.
+    Returns when all ranks have been filled. What a rank held before stays whole until then, unless
+    it is the same as `new`, so a group that is lost in between leaves the state before to the next
+    one, and on ranks that were filled the new one too.
 
     Raises:
         ConfigurationError: the ranks do not have the same run or data, or the checkpoint is of
@@ -69,60 +88,58 @@ def take_over(
     damaged: set[int] = set()
     while True:
         newest = directory and catalog.find_newest(directory, except_steps=damaged)
-        offers = all_gather(_offer(identity, held, catalog.step_of(newest or None)))
+        offers = all_gather(
+            _offer(identity, held, history, catalog.step_of(newest or None)), everybody
+        )
         _check_same(offers)
-        decision = settle([_holding(offer) for offer in offers], group.mesh)
+        decision = settle([offer["holding"] for offer in offers])
         _log.info("state of the group: %s", decision)
         match decision:
-            case Keep():
-                pass
             case Move():
-                counters = Counters(**offers[next(iter(decision.holders))]["counters"])
-                _move(identity, group, decision, counters, held=held, new=new)
+                _move(identity, group, decision, offers, held=held, new=new, device=device)
             case Initialise():
-                new.initialise(identity.configuration.training.seed)
+                if new is not None:
+                    new.initialise(identity.configuration.training.seed)
             case Load(step=step):
-                if not _load(identity, directory, step, new):
+                if not _load(identity, directory, step, new, everybody):
                     damaged.add(step)
                     continue
-        new.part.sit_at(group.mesh, group.rank)
-        new.start_clock(offers[0]["now"])
+        # Nobody goes on, or away, before all have what they need.
+        marks = all_gather({"now": time.time(), "idle": history.idle_seconds}, everybody)
+        now = marks[0]["now"]
+        if new is not None:
+            new.part.sit_at(group.mesh, group.rank)
+            new.start_clock(now)
         return Taken(
-            checkpoint_step=max(offer["checkpoint_step"] for offer in offers),
-            peak_flops=sum(offer["peak_flops"] for offer in offers),
-            formed_at=offers[0]["now"],
+            checkpoint_step=max(offer["holding"].checkpoint_step for offer in offers),
+            peak_flops=sum(offer["peak_flops"] for offer in offers[: group.mesh.size]),
+            formed_at=now,
+            origin=_origin(decision, [offer["trained"] for offer in offers], marks),
         )
 
 
-def _offer(identity: Identity, held: TrainingState | None, checkpoint_step: int) -> dict[str, Any]:
+def _offer(
+    identity: Identity, held: Sequence[StatePart], history: History, checkpoint_step: int
+) -> dict[str, Any]:
     """Return what this rank is and has, for the others."""
-    offer = {
+    return {
         "configuration": identity.configuration.model_dump(mode="json"),
         "last_step": identity.last_step,
         "corpus": identity.corpus,
-        "checkpoint_step": checkpoint_step,
         "peak_flops": identity.peak_flops,
-        "now": time.time(),
-    }
-    if held is None or held.step == NOTHING:
-        return {**offer, "counters": None}
-    return {
-        **offer,
-        "counters": asdict(held.counters),
-        "mesh": held.part.mesh,
-        "rank": held.part.rank,
+        "holding": Holding(held=tuple(map(_describe, held)), checkpoint_step=checkpoint_step),
+        "counters": [part.counters for part in held],
+        "trained": history.trained,
     }
 
 
-def _holding(offer: dict[str, Any]) -> Holding:
-    if offer["counters"] is None:
-        return Holding(checkpoint_step=offer["checkpoint_step"])
-    return Holding(
-        memory_step=offer["counters"]["step"],
-        memory_digest=offer["counters"]["sample_digest"],
-        mesh=offer["mesh"],
-        rank=offer["rank"],
-        checkpoint_step=offer["checkpoint_step"],
+def _describe(part: StatePart) -> Held:
+    return Held(
+        step=part.counters.step,
+        digest=part.counters.sample_digest,
+        mesh=part.mesh,
+        rank=part.rank,
+        is_snapshot=part.is_snapshot,
     )
 
 
@@ -130,37 +147,91 @@ def _move(
     identity: Identity,
     group: Group,
     decision: Move,
-    counters: Counters,
+    offers: Sequence[Mapping[str, Any]],
     *,
-    held: TrainingState | None,
-    new: TrainingState,
+    held: Sequence[StatePart],
+    new: TrainingState | None,
+    device: torch.device,
 ) -> None:
     """Fill `new` from the memories of the ranks that hold the state."""
-    is_holder = held is not None and group.rank in decision.holders
     plan = transfers(
         identity.configuration.model,
         before=decision.mesh,
         holders=decision.holders,
         after=group.mesh,
     )
-    with new.changing(counters):
+    counters = _counters(decision, offers)
+    with new.changing(counters) if new is not None else nullcontext():
         move(
             plan,
             rank=group.rank,
-            old=held.shards() if held is not None and is_holder else None,
-            new=new.shards(),
+            old=_parts(decision, held),
+            new=new.shards() if new is not None else {},
             kinds=(MODEL, *MOMENTS),
+            through=_HOST if decision.needs_snapshots else device,
         )
-        new.optimizer.set_steps(counters.step)
+    if new is not None:
+        new.optimizer.set_steps(decision.step)
 
 
-def _load(identity: Identity, directory: Path | None, step: int, new: TrainingState) -> bool:
-    """Load a checkpoint on all ranks; return whether all could."""
-    found = directory and catalog.find(directory, step)
-    if found:
-        catalog.check_shape(found, identity.configuration.model)
-    is_loaded = bool(found and new.load(found.load, found.counters))
-    return all(answer["is_loaded"] for answer in all_gather({"is_loaded": is_loaded}))
+def _counters(decision: Move, offers: Sequence[Mapping[str, Any]]) -> Counters:
+    """Return the counters of the state, as the first rank that holds a part of it knows them."""
+    of_all: list[Counters] = [counters for offer in offers for counters in offer["counters"]]
+    return next(
+        counters
+        for counters in of_all
+        if (counters.step, counters.sample_digest) == (decision.step, decision.digest)
+    )
+
+
+def _parts(decision: Move, held: Sequence[StatePart]) -> dict[int, Mapping[str, Shard]]:
+    """Return the shards of each part of the state that this rank has, by the part's rank."""
+    found: dict[int, Mapping[str, Shard]] = {}
+    for part in sorted(held, key=lambda part: part.is_snapshot):
+        state = (part.counters.step, part.counters.sample_digest, part.mesh)
+        if state == (decision.step, decision.digest, decision.mesh):
+            found.setdefault(part.rank, part.shards)
+    return found
+
+
+def _load(
+    identity: Identity,
+    directory: Path | None,
+    step: int,
+    new: TrainingState | None,
+    everybody: dist.ProcessGroup,
+) -> bool:
+    """Load a checkpoint on all ranks that train; return whether all could."""
+    is_loaded = True
+    if new is not None:
+        found = directory and catalog.find(directory, step)
+        if found:
+            catalog.check_shape(found, identity.configuration.model)
+        is_loaded = bool(found and new.load(found.load, found.counters))
+    answers = all_gather({"is_loaded": is_loaded}, everybody)
+    return all(answer["is_loaded"] for answer in answers)
+
+
+def _origin(
+    decision: Move | Load | Initialise,
+    trained: Sequence[Trained | None],
+    marks: Sequence[Mapping[str, Any]],
+) -> Origin | None:
+    """Return what the group goes on with; None where it begins the run."""
+    match decision:
+        case Move(step=step, needs_snapshots=needs_snapshots):
+            source = StateSource.SNAPSHOT if needs_snapshots else StateSource.MEMORY
+        case Load(step=step):
+            source = StateSource.CHECKPOINT
+        case Initialise():
+            step, source = 0, StateSource.INITIAL
+    return trace(
+        source,
+        step,
+        trained,
+        idle_seconds=[mark["idle"] for mark in marks],
+        now=marks[0]["now"],
+    )
 
 
 def _check_same(offers: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from modelscaling_trainer.process_group import all_reduce
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch.distributed as dist
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -30,6 +31,7 @@ def validation_loss(
     data_rank: int,
     data_parallel: int,
     counts_loss: bool,
+    members: dist.ProcessGroup,
 ) -> float:
     """Return the mean loss, nats a token, over so many held-out `samples`, `tokens` in all.
 
@@ -51,4 +53,4 @@ def validation_loss(
         targets[torch.from_numpy(numbers >= samples)] = _IGNORED
         loss_sum += computation.evaluate(inputs, targets)
     total = torch.tensor(loss_sum if counts_loss else 0.0, dtype=torch.float64)
-    return all_reduce(total).item() / tokens
+    return all_reduce(total, members).item() / tokens

@@ -15,17 +15,20 @@ from modelscaling.mesh import AXES
 from modelscaling_trainer.process_group import COLLECTIVE_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from modelscaling.mesh import Mesh
 
 _PIPELINE, _REPLICATE, _SHARD, _TENSOR = "pipeline", "dataReplicate", "weightShards", "tensor"
+_MEMBERS, _ENDS, _CONTEXT = "members", "ends", "context"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisGroups:
     """The process groups that this process is in; they end with the default one."""
 
+    members: dist.ProcessGroup
+    """All that train: the default group without those that leave."""
     pipeline: dist.ProcessGroup
     """Those that hold the stages, in their order."""
     ends: dist.ProcessGroup | None
@@ -53,65 +56,94 @@ class AxisGroups:
         return self.weights[_SHARD]
 
 
-def axis_groups(mesh: Mesh, *, rank: int, device: torch.device) -> AxisGroups:
-    """Make the groups of a mesh; all ranks of the default group do it at the same time.
+def axis_groups(
+    mesh: Mesh, *, rank: int, device: torch.device, everybody: dist.ProcessGroup
+) -> AxisGroups:
+    """Make the groups of a mesh; all ranks of `everybody`, torch's default group, do so at once,
+    those that the mesh has no place for by `make_room`.
 
     Raises:
         RuntimeError: a peer is gone.
     """
-    pipeline = _own_group(mesh, rank, "pipeline")
-    replicate = _own_group(mesh, rank, "dataReplicate")
+    own = {name: _make(sets, rank, everybody) for name, sets in _sets(mesh)}
     weights = None
     if mesh.is_sharded:
-        shards = _own_group(mesh, rank, "dataShard", "context")
         sizes = (mesh.pipeline, mesh.dataReplicate, mesh.weight_shards, mesh.tensor)
+        names = (_PIPELINE, _REPLICATE, _SHARD, _TENSOR)
         weights = DeviceMesh.from_group(
-            [pipeline, replicate, shards, _own_group(mesh, rank, "tensor")],
+            [_present(own[name]) for name in names],
             device.type,
             mesh=torch.arange(mesh.size).view(sizes),
-            mesh_dim_names=(_PIPELINE, _REPLICATE, _SHARD, _TENSOR),
+            mesh_dim_names=names,
         )
     return AxisGroups(
-        pipeline=pipeline,
-        ends=_ends(mesh, rank),
-        replicate=replicate,
-        context=_own_group(mesh, rank, "context"),
+        members=_present(own[_MEMBERS]),
+        pipeline=_present(own[_PIPELINE]),
+        ends=own.get(_ENDS),
+        replicate=_present(own[_REPLICATE]),
+        context=_present(own[_CONTEXT]),
         weights=weights,
     )
 
 
-def _own_group(mesh: Mesh, rank: int, *axes: str) -> dist.ProcessGroup:
-    """Make the groups of ranks that differ on these axes only; return the own one."""
-    own = _make(_along(mesh, axes), rank)
-    assert own is not None
-    return own
+def make_room(mesh: Mesh, everybody: dist.ProcessGroup) -> None:
+    """Do a leaving process' part while the others make the groups of their mesh.
+
+    Raises:
+        RuntimeError: a peer is gone.
+    """
+    for _, sets in _sets(mesh):
+        _make(sets, everybody.rank(), everybody)
 
 
-def _ends(mesh: Mesh, rank: int) -> dist.ProcessGroup | None:
-    if mesh.pipeline == 1:
-        return None
-    return _make(((ranks[0], ranks[-1]) for ranks in _along(mesh, ("pipeline",))), rank)
+def _sets(mesh: Mesh) -> Iterator[tuple[str, list[list[int]]]]:
+    """Yield the sets of ranks that are made groups, each rank being in one of a name at most; the
+    same on all ranks.
+    """
+    yield _MEMBERS, [list(range(mesh.size))]
+    pipelines = _along(mesh, ("pipeline",))
+    yield _PIPELINE, pipelines
+    if mesh.pipeline > 1:
+        yield _ENDS, [[ranks[0], ranks[-1]] for ranks in pipelines]
+    yield _REPLICATE, _along(mesh, ("dataReplicate",))
+    yield _CONTEXT, _along(mesh, ("context",))
+    if mesh.is_sharded:
+        yield _SHARD, _along(mesh, ("dataShard", "context"))
+        yield _TENSOR, _along(mesh, ("tensor",))
 
 
-def _make(sets: Iterable[Sequence[int]], rank: int) -> dist.ProcessGroup | None:
+def _make(
+    sets: list[list[int]], rank: int, everybody: dist.ProcessGroup
+) -> dist.ProcessGroup | None:
     """Make a group of each set of ranks; return the one that `rank` is in."""
+    if len(sets[0]) == everybody.size():
+        return everybody
     own = None
     for ranks in sets:
         # The timeout is said explicitly: torch's default is half an hour.
-        group = dist.new_group(list(ranks), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+        group = dist.new_group(ranks, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         if rank in ranks:
             assert isinstance(group, dist.ProcessGroup)
             own = group
     return own
 
 
-def _along(mesh: Mesh, axes: tuple[str, ...]) -> Iterator[list[int]]:
-    """Yield the ranks, in ascending order, of each set that differs on these axes only."""
+def _present(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    assert group is not None
+    return group
+
+
+def _along(mesh: Mesh, axes: tuple[str, ...]) -> list[list[int]]:
+    """Return the ranks, in ascending order, of each set that differs on these axes only."""
     sizes = mesh.sizes()
     fixed = [axis for axis in AXES if axis not in axes]
+    sets = []
     for others in product(*(range(sizes[axis]) for axis in fixed)):
         place = dict(zip(fixed, others, strict=True))
-        yield [
-            mesh.rank({**place, **dict(zip(axes, along, strict=True))})
-            for along in product(*(range(sizes[axis]) for axis in axes))
-        ]
+        sets.append(
+            [
+                mesh.rank({**place, **dict(zip(axes, along, strict=True))})
+                for along in product(*(range(sizes[axis]) for axis in axes))
+            ]
+        )
+    return sets

@@ -1,0 +1,53 @@
+"""All that a process holds of its run's state, over one change of group after another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelscaling.layout import process_stages
+from modelscaling_trainer.state import NOTHING
+
+if TYPE_CHECKING:
+    from modelscaling_trainer.group import Group
+    from modelscaling_trainer.model_part import ModelPart
+    from modelscaling_trainer.state import StatePart, TrainingState
+
+
+class Holdings:
+    """The states of this process: the one that it trains, and in between two groups also the next.
+
+    A group may be lost while its processes take the state over. Some may then know that all have
+    it, and have let go of what they had before, and others not. Those keep both, so that whatever
+    the others have is whole with one of the two.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[TrainingState] = []
+
+    def reusable(self, group: Group) -> TrainingState | None:
+        """Return a state whose shards are those of this place in a group, in modules that are tied
+        to no process group; None where there is none.
+        """
+        fitting = (state for state in self._states if _has_same_shards(state.part, group))
+        return next(fitting, None)
+
+    def add(self, state: TrainingState) -> None:
+        """Hold one more, which may hold nothing yet."""
+        self._states = [held for held in self._states if held.step != NOTHING and held is not state]
+        self._states.append(state)
+
+    def keep_only(self, state: TrainingState | None) -> None:
+        """Let go of all others: the group has what it needs of them."""
+        self._states = [] if state is None else [state]
+
+    def parts(self) -> list[StatePart]:
+        """Return the parts of a state that are whole."""
+        return [part for state in self._states for part in state.parts()]
+
+
+def _has_same_shards(held: ModelPart, group: Group) -> bool:
+    if held.mesh.is_sharded or group.mesh.is_sharded:
+        return False
+    return held.mesh.stages == group.mesh.stages and process_stages(
+        held.mesh, held.rank
+    ) == process_stages(group.mesh, group.rank)
