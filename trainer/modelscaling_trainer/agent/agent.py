@@ -20,6 +20,7 @@ from modelscaling.protocol import (
     StopMode,
     TerminationReport,
 )
+from modelscaling_trainer.agent.crew import Crew
 from modelscaling_trainer.agent.decision import decide
 from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.agent.fencing import (
@@ -30,8 +31,7 @@ from modelscaling_trainer.agent.fencing import (
 from modelscaling_trainer.agent.openmp import available_cores, openmp_environment
 from modelscaling_trainer.agent.store_lookup import StoreUnknownError
 from modelscaling_trainer.agent.worker_facts import WorkerFacts
-from modelscaling_trainer.agent.worker_process import WorkerProcess
-from modelscaling_trainer.agent.zygote_process import ZygoteEndedError, ZygoteProcess
+from modelscaling_trainer.agent.zygote_process import ZygoteEndedError
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     Join,
@@ -97,9 +97,7 @@ class Agent:
         self._told = _without_times(self.status())
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup
-        self._workers: dict[int, WorkerProcess] = {}
-        self._zygote: ZygoteProcess | None = None
-        self._starting_zygote = asyncio.Lock()
+        self._crew: Crew
         self._lookup: _Lookup | None = None
 
     # What it is asked from outside
@@ -192,8 +190,8 @@ class Agent:
 
     def end_at_once(self) -> None:
         """End the workers without saving."""
-        for worker in self._workers.values():
-            worker.kill()
+        for local_rank in range(self._settings.identity.processes):
+            self._crew.kill(local_rank)
 
     async def wait_for(self, holds: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until something holds, which is looked at after each change; False at the end."""
@@ -209,6 +207,7 @@ class Agent:
         """Start the workers, do what is asked, and return the container's exit code."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            self._crew = Crew(self._environment_of_workers(), tasks=tasks)
             keepers = [
                 tasks.create_task(self._keep_worker(local_rank))
                 for local_rank in range(self._settings.identity.processes)
@@ -217,13 +216,11 @@ class Agent:
             self._end_with(exit_code)
             # Nothing is lost: they wait for a group, or had until the deadline. Their own clean-up
             # would take seconds.
-            self.end_at_once()
+            self._crew.end()
             for task in keepers:
                 task.cancel()
             if self._lookup:
                 self._lookup.task.cancel()
-            if self._zygote:
-                self._zygote.kill()
         return exit_code
 
     async def _act_until_end(self) -> ExitCode:
@@ -269,32 +266,23 @@ class Agent:
 
     async def _run_worker(self, local_rank: int) -> None:
         """Have a process in a worker's place from its start to its end."""
-        label = f"worker {local_rank}"
         try:
-            worker = await WorkerProcess.start((await self._living_zygote()).fork, label=label)
+            worker = await self._crew.start(local_rank, mesh=self._newest_mesh)
         except ZygoteEndedError as error:
-            self._lose_worker(local_rank, "WorkerDied", f"{label} was not started: {error}")
+            self._lose_worker(local_rank, "WorkerDied", f"worker {local_rank}: {error}")
             return
-        self._workers[local_rank] = worker
         self._tell(local_rank, self._preparation(local_rank))
         code = await worker.run(lambda event: self._take_in(local_rank, event))
         message = f"{worker.label} {_describe_exit(code)}: {worker.last_lines}"
         self._lose_worker(local_rank, "WorkerDied", message)
 
-    async def _living_zygote(self) -> ZygoteProcess:
-        async with self._starting_zygote:
-            if self._zygote is None or self._zygote.has_ended:
-                added = openmp_environment(
-                    self._environment,
-                    cores=available_cores(),
-                    processes=self._settings.identity.processes,
-                    shares_machine=self._settings.shares_machine,
-                )
-                self._zygote = await ZygoteProcess.start(
-                    {**self._environment, **added}, mesh=self._newest_mesh
-                )
-                self._tasks.create_task(self._zygote.run())
-            return self._zygote
+    def _environment_of_workers(self) -> Mapping[str, str]:
+        return dict(self._environment) | openmp_environment(
+            self._environment,
+            cores=available_cores(),
+            processes=self._settings.identity.processes,
+            shares_machine=self._settings.shares_machine,
+        )
 
     def _preparation(self, local_rank: int) -> Prepare:
         return Prepare(
@@ -323,12 +311,11 @@ class Agent:
                 self._observer.on_progress(progress)
             case FiguresTaken(figures=figures) if self._facts.placement:
                 self._observer.on_figures(self._facts.placement.first_rank + local_rank, figures)
-                if self._zygote:
-                    # Only now, as it would take the processor from a group that forms.
-                    self._zygote.prepare_for(self._facts.placement.assignment.mesh)
+                # Only now, as it would take the processor from a group that forms.
+                self._crew.prepare_for(self._facts.placement.assignment.mesh)
             case WorkerFailed():
                 # It may take long to end: libraries' threads, its own clean-up.
-                self._workers[local_rank].kill()
+                self._crew.kill(local_rank)
 
     def _lose_worker(self, local_rank: int, reason: str, message: str) -> None:
         if self._exit_code is not None:
@@ -340,14 +327,12 @@ class Agent:
             rank=self._facts.rank_of(local_rank),
         )
         self._update(self._facts.losing_worker(local_rank, failure, now=self._now()))
-        if local_rank in self._workers:
-            self._workers[local_rank].kill()
+        self._crew.kill(local_rank)
 
     def _tell(self, local_rank: int, command: Command) -> None:
-        worker = self._workers[local_rank]
         if isinstance(command, Join):
-            worker.label = f"rank {command.rank}"
-        worker.send(command)
+            self._crew.name(local_rank, f"rank {command.rank}")
+        self._crew.tell(local_rank, command)
         self._update(self._facts.told(local_rank, command))
 
     # Where the group meets
