@@ -170,12 +170,15 @@ def _optimizer(training: TrainingSpec, total_steps: int) -> OptimizerConfigurati
     )
 
 
-def resolve_plan(spec: ModelScalingSpec) -> Plan:
-    """Return the mesh for replicas × processesPerReplica processes, with its reason.
+def resolve_plan(spec: ModelScalingSpec, *, replicas: int | None = None) -> Plan:
+    """Return the mesh for replicas × processesPerReplica processes, with its reason; with
+    `replicas` given, for as many pods as an elastic run has of those that it wishes for.
 
     Raises:
         InvalidSpecError: the declared mesh, or with Auto every mesh, is illegal or does not fit.
     """
+    if replicas is not None:
+        spec = spec.model_copy(update={"replicas": replicas})
     workload = _workload(spec)
     if spec.parallelism.strategy is ParallelismStrategy.AUTO:
         return choose_mesh(workload)

@@ -16,6 +16,10 @@ from modelscaling.api.base import ApiModel
 
 _Number = Annotated[str, Field(max_length=32)]
 """A number as a decimal string: Kubernetes keeps no floats."""
+_PodUids = Annotated[
+    tuple[Annotated[str, Field(max_length=64)], ...],
+    Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+]
 
 RESCALES_KEPT = 20
 """Entries of the ledger that stay; the oldest go first."""
@@ -194,6 +198,17 @@ class GroupStatus(StatusModel):
     members: Annotated[int, Field(ge=0, le=4096)]
     """Members is the number of pods in the group."""
 
+    pods: _PodUids = ()
+    """Pods names the members by the UIDs of their pods, in the order of their ranks."""
+
+    leaving: _PodUids = ()
+    """Leaving names the pods that only meet the group to hand their part of the state over, by
+    their UIDs."""
+
+    replicas: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Replicas is the number of pods that the spec wished for when the group was decided; an
+    elastic run may have fewer."""
+
     processes: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Processes is the number of worker processes in the group."""
 
@@ -206,13 +221,13 @@ class GroupStatus(StatusModel):
     decided_time: datetime
     """DecidedTime is when the group was decided."""
 
-    stopped_time: datetime | None = None
-    """StoppedTime is the last time at which the group before was seen to train, if one was;
-    downtime is counted from it."""
+    broken: Annotated[str, Field(max_length=64)] = ""
+    """Broken is why the group cannot stay as it is, in one word, once one of its pods was lost or
+    told to leave; it is the cause of the next group."""
 
-    stopped_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    """StoppedStep is the last step that the group before was seen to have done, if there was
-    one."""
+    stopped_time: datetime | None = None
+    """StoppedTime is when the group before was seen to be broken, or was replaced, if it trained;
+    downtime is counted from it where no process is left that knows better."""
 
     stopped_mesh: Annotated[str, Field(max_length=128)] | None = None
     """StoppedMesh is the mesh of the group before, if one trained."""
@@ -220,18 +235,29 @@ class GroupStatus(StatusModel):
     trained: bool = False
     """Trained is true once the group has been seen to train."""
 
+    recorded_attempt: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """RecordedAttempt is the newest attempt of the group that the ledger knows; a group whose
+    workers die is formed again by its own pods, which is another attempt."""
+
 
 class RestartStatus(StatusModel):
-    """Restarts is how many pods failed and were replaced; it decides the pause before the
-    next.
+    """Restarts is how many pods and workers failed and were replaced; it decides the pause before
+    the next.
     """
 
     count: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Count is the number of failures over the whole run; above spec.maxRestarts the run fails."""
 
     consecutive: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Consecutive is the number of failures since a step was last completed; the pause is
-    2^(consecutive - 1) seconds, at most 60."""
+    """Consecutive is the number of attempts that failed since a step was last completed. A failed
+    pod is replaced at once after the first, then after 1, 2, 4 … seconds, at most 60; the run
+    fails at the sixth."""
+
+    generation: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Generation is the number of the group that failed last."""
+
+    attempt: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Attempt is which attempt of that group it was."""
 
     step: Annotated[int, Field(ge=0, le=2**53)] = 0
     """Step is the furthest step that was reached before the last failure."""
@@ -247,7 +273,8 @@ class RestartStatus(StatusModel):
         Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Counted names the failures that are counted and still to be seen: the UIDs of failed
-    pods, and generation:N for a group that broke in living pods."""
+    pods, UID#N for N workers of a pod that died, and generation:N for a group that broke in living
+    pods."""
 
 
 class RescaleRecord(StatusModel):
@@ -304,10 +331,11 @@ class ModelScalingStatus(StatusModel):
     from it."""
 
     replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Replicas is the number of the run's pods that exist and have not ended."""
+    """Replicas is the number of the run's pods that exist and neither have ended nor are being
+    deleted. Spares do not count, so that an autoscaler compares it with spec.replicas."""
 
     ready_replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """ReadyReplicas is the number of pods whose agent is warm or trains."""
+    """ReadyReplicas is the number of those whose agent is warm or trains."""
 
     selector: Annotated[str, Field(max_length=512)] = ""
     """Selector is the label selector of the run's pods, for the scale subresource."""
@@ -347,4 +375,4 @@ class ModelScalingStatus(StatusModel):
             },
         ),
     ] = ()
-    """Conditions are Accepted, Running, Rescaling, Suspended, Complete and Failed."""
+    """Conditions are Accepted, Running, Rescaling, Suspended, Stalled, Complete and Failed."""

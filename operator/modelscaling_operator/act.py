@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -64,14 +65,21 @@ class Actor:
                     refusal = await self._create(wish, action, now)
                 case DeletePod():
                     await self._objects.delete_pod(action.pod, force=action.force)
-                case Assign():
-                    for pod in action.pods:
-                        await self._tell(pod, action)
-                case Stop():
-                    await self._tell(action.pod, action)
+                case Assign() | Stop():
+                    await self.tell([action])
                 case DeleteRun():
                     await self._objects.delete_run()
         return refusal
+
+    async def tell(self, messages: Iterable[Assign | Stop]) -> None:
+        """Tell agents, all at once; one that does not answer keeps nobody waiting."""
+        key = await self._objects.key()
+        told = [
+            (pod, message)
+            for message in messages
+            for pod in (message.pods if isinstance(message, Assign) else (message.pod,))
+        ]
+        await asyncio.gather(*(self._tell_one(key, pod, message) for pod, message in told))
 
     async def _create(
         self, wish: Wish | Rejection, action: CreatePods, now: datetime
@@ -82,6 +90,7 @@ class Actor:
                 wish,
                 action.indexes,
                 image=action.image,
+                avoid_nodes=action.avoid_nodes,
                 pull_policy=self._pull_policy,
             )
         except InvalidError as error:
@@ -92,15 +101,14 @@ class Actor:
             return _refusal(Reason.NAME_TAKEN, str(error), now)
         return None
 
-    async def _tell(self, pod: Pod, action: Assign | Stop) -> None:
-        key = await self._objects.key()
+    async def _tell_one(self, key: bytes, pod: Pod, message: Assign | Stop) -> None:
         address = pod.address or ""
         try:
-            if isinstance(action, Assign):
-                await self._agents.assign(key, address, action.assignment)
+            if isinstance(message, Assign):
+                await self._agents.assign(key, address, message.assignment)
             else:
                 await self._agents.stop(
-                    self._run, key, address, generation=action.generation, mode=action.mode
+                    self._run, key, address, generation=message.generation, mode=message.mode
                 )
         except AgentError as error:
             _logger.info(

@@ -16,6 +16,8 @@ class CreatePods:
 
     indexes: tuple[int, ...]
     image: str
+    avoid_nodes: tuple[str, ...] = ()
+    """Nodes that were just lost, which the scheduler does not know yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

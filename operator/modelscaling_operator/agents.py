@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from modelscaling.protocol import GroupAssignment, StopMode
     from modelscaling_operator.identity import RunIdentity
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.0
 """Seconds in which an agent answers; it never waits for its workers before it does."""
+MISSED_TIMEOUT_S = 0.3
+"""The same for an agent that its peers have lost: what they say is only to be confirmed."""
+WATCH_TIMEOUT_S = 30.0
+"""Seconds in which an agent answers that may wait until it has news, which it does for less."""
 
 
 class AgentError(Exception):
     """An agent that does not answer as one; the message says what it did."""
+
+    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_refusal = is_refusal
+        """Whether the machine answered that nobody listens."""
 
 
 class Agents:
@@ -26,22 +35,39 @@ class Agents:
 
     def __init__(self, *, port: int = AGENT_PORT, timeout_s: float = TIMEOUT_S) -> None:
         self._port = port
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=timeout_s),
-            connector=aiohttp.TCPConnector(limit=256),
-        )
+        self._timeout_s = timeout_s
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256))
+        # Thousands of runs hold a connection or two each, which must not keep others from asking.
+        self._watches = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._watches.close()
         await self._session.close()
 
-    async def status(self, run: RunIdentity, key: bytes, address: str) -> AgentStatus:
-        """Return what an agent says of itself.
+    async def status(
+        self, run: RunIdentity, key: bytes, address: str, *, is_missed: bool = False
+    ) -> AgentStatus:
+        """Return what an agent says of itself; one that its peers miss has less time for it.
 
         Raises:
             AgentError: it does not answer, or belongs to another run.
         """
-        data = await self._request("GET", address, "/v1/status", key)
+        timeout_s = min(self._timeout_s, MISSED_TIMEOUT_S) if is_missed else self._timeout_s
+        data = await self._request("GET", address, "/v1/status", key, timeout_s=timeout_s)
+        return _own_status(run, address, data)
+
+    async def watch(self, run: RunIdentity, key: bytes, address: str, *, after: int) -> AgentStatus:
+        """Return what an agent says of itself once there is news after a version, or after a while
+        without any.
+
+        Raises:
+            AgentError: it does not answer, or belongs to another run.
+        """
+        path = f"/v1/status?after={after}"
+        data = await self._request(
+            "GET", address, path, key, session=self._watches, timeout_s=WATCH_TIMEOUT_S
+        )
         return _own_status(run, address, data)
 
     async def assign(self, key: bytes, address: str, assignment: GroupAssignment) -> None:
@@ -60,17 +86,31 @@ class Agents:
         await self._request("POST", address, "/v1/stop", key, request.model_dump_json().encode())
 
     async def _request(
-        self, method: str, address: str, path: str, key: bytes, body: bytes = b""
+        self,
+        method: str,
+        address: str,
+        path: str,
+        key: bytes,
+        body: bytes = b"",
+        *,
+        session: aiohttp.ClientSession | None = None,
+        timeout_s: float | None = None,
     ) -> bytes:
         host = f"[{address}]" if ":" in address else address
         headers = {SIGNATURE_HEADER: sign(key, method=method, path=path, body=body)}
         if body:
             headers["Content-Type"] = "application/json"
         url = f"http://{host}:{self._port}{path}"
+        timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
         try:
-            async with self._session.request(method, url, data=body, headers=headers) as response:
+            async with (session or self._session).request(
+                method, url, data=body, headers=headers, timeout=timeout
+            ) as response:
                 answer = await response.read()
                 status = response.status
+        except aiohttp.ClientConnectorError as error:
+            is_refusal = isinstance(error.os_error, ConnectionRefusedError)
+            raise AgentError(f"{method} {path}: {_words(error)}", is_refusal=is_refusal) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise AgentError(f"{method} {path}: {_words(error)}") from error
         if status in {401, 403}:

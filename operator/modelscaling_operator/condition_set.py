@@ -36,6 +36,11 @@ class ConditionSet:
         condition = self.get(kind)
         return condition is not None and condition.status is ConditionStatus.TRUE
 
+    def since(self, kind: ConditionType) -> datetime:
+        """Return since when a condition has its value; now if it was never set."""
+        condition = self.get(kind)
+        return condition.last_transition_time if condition else self.now
+
     def reason(self, kind: ConditionType) -> str:
         """Return a condition's reason; empty if it was never set."""
         condition = self.get(kind)
@@ -70,6 +75,8 @@ _STATE_BY_REASON = {
     Reason.GROUP_BROKE: RunState.RESTARTING,
     Reason.POD_FAILED: RunState.RESTARTING,
     Reason.POD_LOST: RunState.RESTARTING,
+    Reason.NODE_LOST: RunState.RESTARTING,
+    Reason.POD_LEFT: RunState.RESTARTING,
     Reason.WAITING_FOR_AGENTS: RunState.STARTING,
     Reason.FORMING: RunState.STARTING,
 }
@@ -81,6 +88,7 @@ def derive_state(conditions: ConditionSet) -> RunState:
         (ConditionType.COMPLETE, RunState.COMPLETE),
         (ConditionType.FAILED, RunState.FAILED),
         (ConditionType.SUSPENDED, RunState.SUSPENDED),
+        (ConditionType.STALLED, RunState.STALLED),
         (ConditionType.RESCALING, RunState.RESCALING),
         (ConditionType.RUNNING, RunState.RUNNING),
     ):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
-from modelscaling.protocol import StopMode
+from modelscaling.protocol import AgentState, StopMode
 from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
 from modelscaling_operator.ending import (
     await_last_ranks,
@@ -22,27 +22,29 @@ from modelscaling_operator.ending import (
     keep_after_end,
 )
 from modelscaling_operator.failure import fatal_failure, retry_time
-from modelscaling_operator.group import form_group
+from modelscaling_operator.group import Question, form_group
 from modelscaling_operator.placement import (
-    foreign_pod,
     leaving_pods,
     missing_pods,
     outdated_pods,
     spent_pods,
 )
 from modelscaling_operator.pod import template_image
+from modelscaling_operator.presence import Presence, presences
+from modelscaling_operator.rescaling import is_as_wished, say_rescaling
+from modelscaling_operator.roles import Roles, assign_roles
 from modelscaling_operator.running import describe_running, group_trains
+from modelscaling_operator.stall import say_stalled
 from modelscaling_operator.winding import wind_down
 from modelscaling_operator.wish import Rejection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation, Pod
     from modelscaling_operator.wish import Wish
-
-_NOT_A_RESCALE = frozenset({Reason.STARTED.value, Reason.PODS_CHANGED, Reason.GROUP_BROKE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +111,10 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
             # Going on later is no rescale: nothing is measured against the group of now.
             fresh = {
                 "trained": False,
+                "pods": (),
+                "leaving": (),
+                "broken": "",
                 "stopped_time": None,
-                "stopped_step": None,
                 "stopped_mesh": None,
             }
             draft = draft.update(group=group.model_copy(update=fresh))
@@ -124,7 +128,7 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
         draft.seen.own,
         mode=StopMode.SUSPEND,
         keep_ended=False,
-        since=draft.since(ConditionType.RUNNING),
+        since=draft.conditions.since(ConditionType.RUNNING),
         now=draft.now,
     )
     return draft.finish(actions, requeue_s=1)
@@ -132,13 +136,17 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
 
 def _replace_template(draft: Draft, outdated: tuple[Pod, ...]) -> Decision:
     """Save and end every pod of another template; those of the new one follow."""
+    group = draft.status.group
+    if group is not None:
+        broken = group.model_copy(update={"broken": Reason.TEMPLATE_CHANGED.value})
+        draft = draft.update(group=broken)
     draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence)
     actions = wind_down(
         draft.seen,
         outdated,
         mode=StopMode.SUSPEND,
         keep_ended=False,
-        since=draft.since(ConditionType.RUNNING),
+        since=draft.conditions.since(ConditionType.RUNNING),
         now=draft.now,
     )
     return draft.finish(actions, requeue_s=1)
@@ -150,18 +158,54 @@ def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
     image = template_image(wish.spec) or _present_image(seen) or policy.trainer_image
     if draft.status.start_time is None:
         draft = draft.update(start_time=now.replace(microsecond=0))
-    formation = form_group(wish, replace(seen, status=draft.status), draft.status.restarts, now)
-    draft = draft.update(group=formation.group, image=image)
-    draft = _say_running(draft, wish)
-    actions: list[Action | None] = [
-        missing_pods(wish, seen, image, now),
-        *spent_pods(wish, seen, draft.status.restarts, now),
-        formation.assign,
-        *leaving_pods(wish, seen, formation, now),
-    ]
-    return draft.finish(
-        actions, requeue_s=_requeue_s(draft, wish, policy, settled=formation.settled)
+    seen = replace(seen, status=draft.status)
+    present = presences(seen, now)
+    roles = assign_roles(wish, seen, present, now)
+    formation = form_group(
+        Question(
+            wish=wish,
+            seen=seen,
+            present=present,
+            roles=roles,
+            waiting_since=_waiting_since(draft, present),
+            stopped_time=_stopped_time(draft),
+            now=now,
+        )
     )
+    draft = draft.update(group=formation.group, image=image)
+    seen = replace(seen, status=draft.status)
+    draft = _say_running(draft, wish, seen, roles)
+    actions: list[Action | None] = [
+        missing_pods(seen, roles, present, image, now),
+        *spent_pods(seen, present, now),
+        formation.assign,
+        *leaving_pods(seen, roles, present, now),
+    ]
+    return draft.finish(actions, requeue_s=_requeue_s(draft, wish, policy, seen))
+
+
+def _waiting_since(draft: Draft, present: Mapping[str, Presence]) -> datetime:
+    """Return since when pods are awaited: by a group that trains, since it was to change; else
+    since the run was to start or its group was lost.
+    """
+    conditions = draft.conditions
+    group = draft.status.group
+    told = group.pods if group else ()
+    if told and all(present.get(uid) is Presence.ABLE for uid in told):
+        is_known = conditions.holds(ConditionType.RESCALING)
+        return conditions.since(ConditionType.RESCALING) if is_known else draft.now
+    return max(
+        draft.status.start_time or draft.now,
+        conditions.since(ConditionType.SUSPENDED),
+        _stopped_time(draft),
+    )
+
+
+def _stopped_time(draft: Draft) -> datetime:
+    """Return since when the run does not train; now if it does."""
+    if draft.conditions.holds(ConditionType.RUNNING):
+        return draft.now
+    return draft.conditions.since(ConditionType.RUNNING)
 
 
 def _present_image(seen: Observation) -> str:
@@ -171,47 +215,27 @@ def _present_image(seen: Observation) -> str:
     return next((pod.image for pod in seen.own if pod.deletion_deadline is None), "")
 
 
-def _say_running(draft: Draft, wish: Wish) -> Draft:
-    seen = replace(draft.seen, status=draft.status)
+def _say_running(draft: Draft, wish: Wish, seen: Observation, roles: Roles) -> Draft:
     refusal = seen.refusal
     if refusal is not None and refusal.reason is Reason.INVALID_TEMPLATE:
         draft = draft.condition(
             ConditionType.ACCEPTED, holds=False, reason=refusal.reason, message=refusal.message
         )
-    running = describe_running(wish, seen, draft.now, foreign=foreign_pod(wish, seen))
+    running = describe_running(wish, seen, roles, draft.now)
     draft = draft.condition(
         ConditionType.RUNNING, holds=running.holds, reason=running.reason, message=running.message
     )
-    group = draft.status.group
-    rescaling = (
-        group is not None
-        and not group.trained
-        and group.stopped_mesh is not None
-        and group.cause not in _NOT_A_RESCALE
-    )
-    if group is None or not rescaling:
-        return draft.condition(
-            ConditionType.RESCALING,
-            holds=False,
-            reason=Reason.NOT_RESCALING,
-            message="No change of the group is under way.",
-        )
-    return draft.condition(
-        ConditionType.RESCALING,
-        holds=True,
-        reason=group.cause,
-        message=f"The group changes from {group.stopped_mesh} to {group.mesh}.",
-    )
+    return say_stalled(say_rescaling(draft, wish, seen, roles, draft.now))
 
 
-def _requeue_s(draft: Draft, wish: Wish, policy: Policy, *, settled: bool) -> float:
+def _requeue_s(draft: Draft, wish: Wish, policy: Policy, seen: Observation) -> float:
     """Return when to look again: often while something is about to happen."""
     group = draft.status.group
-    live = any(pod.live for pod in draft.seen.own)
-    if settled and group is not None and group.trained:
+    if group is not None and group.trained and not _stirs(wish, seen):
         wait_s = policy.poll_s
     else:
-        wait_s = policy.forming_poll_s if live else EVENTS_S
+        is_any_live = any(pod.has_agent for pod in seen.own)
+        wait_s = policy.forming_poll_s if is_any_live else EVENTS_S
     times = [
         retry_time(draft.status.restarts),
         deadline_of(wish.spec, draft.status),
@@ -219,3 +243,16 @@ def _requeue_s(draft: Draft, wish: Wish, policy: Policy, *, settled: bool) -> fl
     ]
     ahead = [(time - draft.now).total_seconds() for time in times if time and time > draft.now]
     return min([wait_s, *ahead])
+
+
+def _stirs(wish: Wish, seen: Observation) -> bool:
+    """Whether agents are about to change: one starts in a pod that is wanted, or the group breaks
+    up. A pod that waits for a node is told of by the API server.
+    """
+    group = seen.status.group
+    if group is not None and group.broken:
+        return True
+    if is_as_wished(wish, seen):
+        return False
+    agents = [seen.agent(pod) for pod in seen.own if pod.live]
+    return any(agent is None or agent.state is AgentState.STARTING for agent in agents)

@@ -17,7 +17,8 @@ from modelscaling.protocol import AgentState
 from modelscaling.quantity import format_quantity
 from modelscaling_operator.condition_set import ConditionSet, derive_state
 from modelscaling_operator.failure import count_failures
-from modelscaling_operator.progress import newest_progress, progress_status, record_training
+from modelscaling_operator.ledger import record_training
+from modelscaling_operator.progress import newest_progress, progress_status
 from modelscaling_operator.wish import Rejection, Wish
 
 if TYPE_CHECKING:
@@ -64,16 +65,13 @@ class Draft:
             update={
                 "observed_generation": seen.generation,
                 "selector": seen.run.selector,
-                "replicas": sum(
-                    not pod.ended and pod.deletion_deadline is None for pod in seen.own
-                ),
-                "ready_replicas": sum(_is_ready(pod, seen) for pod in seen.own),
+                **_counts(wish, seen),
                 "progress": progress_status(progress, now) if progress else known,
                 "restarts": count_failures(seen, now, step=step),
                 **(_sizes(wish) if isinstance(wish, Wish) else {}),
             }
         )
-        status = record_training(status, seen)
+        status = record_training(status, seen, progress)
         conditions = ConditionSet(
             conditions=seen.status.conditions, generation=seen.generation, now=now
         )
@@ -104,19 +102,15 @@ class Draft:
 
     def not_running(self, reason: str, message: str) -> Draft:
         """Return the draft of a run that does not train, for a reason."""
-        return self.condition(
-            ConditionType.RUNNING, holds=False, reason=reason, message=message
-        ).condition(
-            ConditionType.RESCALING,
-            holds=False,
-            reason=Reason.NOT_RESCALING,
-            message="No change of the group is under way.",
+        return (
+            self.condition(ConditionType.RUNNING, holds=False, reason=reason, message=message)
+            .calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
+            .calm(ConditionType.STALLED, Reason.STEPS_DONE)
         )
 
-    def since(self, kind: ConditionType) -> datetime:
-        """Return since when a condition has its value."""
-        condition = self.conditions.get(kind)
-        return condition.last_transition_time if condition else self.now
+    def calm(self, kind: ConditionType, reason: Reason) -> Draft:
+        """Return the draft with a condition that does not hold, for the reason's own sentence."""
+        return self.condition(kind, holds=False, reason=reason, message=reason.sentence)
 
 
 def _sizes(wish: Wish) -> dict[str, object]:
@@ -148,6 +142,18 @@ def _plan_status(plan: Plan) -> PlanStatus:
             for other in plan.rejected
         ),
     )
+
+
+def _counts(wish: Wish | Rejection, seen: Observation) -> dict[str, object]:
+    """Return how many pods there are, without spares."""
+    pods = [pod for pod in seen.own if not pod.ended and pod.deletion_deadline is None]
+    spares = 0
+    if isinstance(wish, Wish):
+        beyond = len(pods) - wish.spec.replicas
+        spares = min(max(beyond, 0), wish.spec.elastic.spares)
+    number = len(pods) - spares
+    ready = sum(_is_ready(pod, seen) for pod in pods)
+    return {"replicas": number, "ready_replicas": min(ready, number)}
 
 
 def _is_ready(pod: Pod, seen: Observation) -> bool:

@@ -9,7 +9,7 @@ from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.protocol import StopMode
 from modelscaling_operator.action import Action, DeleteRun
 from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
-from modelscaling_operator.failure import Verdict
+from modelscaling_operator.failure import MOST_AT_ONE_STEP, Verdict
 from modelscaling_operator.winding import wind_down
 from modelscaling_operator.wish import Rejection, Wish
 
@@ -58,6 +58,14 @@ def given_up(wish: Wish | Rejection, draft: Draft) -> Verdict | None:
             message=(
                 f"{restarts.count} failures are more than spec.maxRestarts="
                 f"{wish.spec.max_restarts} allows; the last one: {restarts.message}"
+            ),
+        )
+    if restarts.consecutive >= MOST_AT_ONE_STEP:
+        return Verdict(
+            reason=Reason.FAILS_AT_SAME_STEP,
+            message=(
+                f"{restarts.consecutive} attempts failed without a step in between, after step "
+                f"{restarts.step}; the last one: {restarts.message}"
             ),
         )
     deadline = deadline_of(wish.spec, draft.status)

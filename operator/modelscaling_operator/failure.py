@@ -12,12 +12,16 @@ from modelscaling.protocol import AgentState
 from modelscaling_operator.observation import PodPhase
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from modelscaling.protocol import Failure
     from modelscaling_operator.observation import Observation, Pod
 
 LONGEST_PAUSE_S = 60
+MOST_AT_ONE_STEP = 6
+"""Failed attempts without a step in between after which the run is given up."""
+COUNTED_KEPT = 4096
 _REASON_OF_EXIT = {
     ExitCode.CONFIGURATION: "InvalidConfiguration",
     ExitCode.DIVERGED: "Diverged",
@@ -78,52 +82,135 @@ def describe_exit(pod: Pod) -> str:
 def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartStatus:
     """Return the failures so far, with each new one counted once.
 
-    A failure is known by its pod's UID, or by its group's number where the pods live on. Both stay
-    in `counted` as long as they can be seen.
+    A failure is known by its pod's UID, by that and a number for the pod's workers, or by its
+    group's number where the pods live on. All stay in `counted` as long as they can be seen.
     """
-    before = seen.status.restarts
-    restarts = before
+    restarts = seen.status.restarts
     if restarts.consecutive and step > restarts.step:
         restarts = restarts.model_copy(update={"consecutive": 0})
-    visible = {pod.uid: describe_exit(pod) for pod in seen.own if is_failed(pod)}
-    broken = broken_group(seen)
-    if broken is not None and seen.status.group is not None:
-        visible[f"generation:{seen.status.group.generation}"] = broken
-    fresh = [key for key in visible if key not in before.counted]
-    kept = tuple(key for key in before.counted if key in visible) + tuple(fresh)
-    restarts = restarts.model_copy(update={"counted": kept})
+    visible = dict(_visible_failures(seen))
+    known = {key: _counted_of(key, restarts.counted) for key in visible}
+    fresh = {key: failure for key, failure in visible.items() if failure.number > known[key]}
+    counted = tuple(
+        _counted_key(key, max(failure.number, known[key])) for key, failure in visible.items()
+    )
+    restarts = restarts.model_copy(update={"counted": counted[-COUNTED_KEPT:]})
     if not fresh:
         return restarts
+    generation, attempt = max(failure.attempt for failure in fresh.values())
+    is_other = any(_is_of_another_attempt(failure, restarts) for failure in fresh.values())
+    message = next(iter(fresh.values())).message
     return restarts.model_copy(
         update={
-            "count": restarts.count + len(fresh),
-            "consecutive": restarts.consecutive + 1,
+            "count": restarts.count + sum(f.number - known[key] for key, f in fresh.items()),
+            "consecutive": restarts.consecutive + int(is_other),
+            "generation": generation,
+            "attempt": attempt,
             "step": max(step, restarts.step),
             "last_time": now,
-            "message": visible[fresh[0]][:MESSAGE_MAX_LENGTH],
+            "message": message[:MESSAGE_MAX_LENGTH],
         }
     )
 
 
-def broken_group(seen: Observation) -> str | None:
-    """Return why the present group broke, if all its pods live and wait for another one."""
-    group = seen.status.group
-    if group is None:
-        return None
-    agents = [(pod, seen.agent(pod)) for pod in seen.own if pod.live]
-    members = [(pod, a) for pod, a in agents if a is not None and a.generation == group.generation]
-    if len(members) < group.members or any(a.state is not AgentState.WARM for _, a in members):
-        return None
-    return next(
-        (_sentence(pod.name, agent.failure) for pod, agent in members if agent.failure), None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failures:
+    """What has failed under one key."""
+
+    number: int
+    message: str
+    attempt: tuple[int, int]
+    """The group's number and which attempt to form it, as far as they are known."""
+    pod_created: datetime | None = None
+    """When the pod was created that failed; None where it lives on."""
+
+
+def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
+    newest = _newest_attempt(seen)
+    for pod in seen.own:
+        if is_failed(pod):
+            yield (
+                pod.uid,
+                _Failures(
+                    number=1, message=describe_exit(pod), attempt=newest, pod_created=pod.created
+                ),
+            )
+        failures = _of_workers(pod, seen)
+        if failures.number:
+            yield f"{pod.uid}#", failures
+    broken = broken_group(seen)
+    if broken is not None and seen.status.group is not None:
+        key = f"generation:{seen.status.group.generation}"
+        yield key, _Failures(number=1, message=broken, attempt=newest)
+
+
+def _of_workers(pod: Pod, seen: Observation) -> _Failures:
+    """Return the failures of a pod's workers; those that are counted, while it is silent."""
+    agent = seen.agent(pod)
+    message = f"pod {pod.name}: a worker died and was replaced"
+    if agent is None:
+        counted = _counted_of(f"{pod.uid}#", seen.status.restarts.counted)
+        return _Failures(number=counted, message=message, attempt=(0, 0))
+    return _Failures(
+        number=agent.worker_failures,
+        message=_sentence(pod.name, agent.failure) if agent.failure else message,
+        attempt=(agent.generation, agent.attempt),
     )
 
 
-def retry_time(restarts: RestartStatus) -> datetime | None:
-    """Return when the next attempt may begin; None where there is nothing to wait for."""
-    if restarts.last_time is None or restarts.consecutive == 0:
+def _counted_of(key: str, counted: tuple[str, ...]) -> int:
+    """Return how many failures of a key are counted."""
+    if not key.endswith("#"):
+        return int(key in counted)
+    return next((int(word.removeprefix(key)) for word in counted if word.startswith(key)), 0)
+
+
+def _counted_key(key: str, number: int) -> str:
+    return f"{key}{number}" if key.endswith("#") else key
+
+
+def _newest_attempt(seen: Observation) -> tuple[int, int]:
+    agents = (seen.agent(pod) for pod in seen.own)
+    known = ((agent.generation, agent.attempt) for agent in agents if agent)
+    return max(known, default=(0, 0))
+
+
+def _is_of_another_attempt(failure: _Failures, restarts: RestartStatus) -> bool:
+    """Whether the run had another chance since the failure that was counted last: several workers
+    or pods that die of one cause are one failed attempt, whenever each is seen.
+    """
+    if restarts.consecutive == 0 or restarts.last_time is None:
+        return True
+    # The API server counts a pod's creation in whole seconds.
+    last = restarts.last_time.replace(microsecond=0)
+    if failure.pod_created is not None and failure.pod_created >= last:
+        return True
+    return failure.attempt > (restarts.generation, restarts.attempt)
+
+
+def broken_group(seen: Observation) -> str | None:
+    """Return why the present group broke, if all its pods live and one has given it up."""
+    group = seen.status.group
+    if group is None:
         return None
-    pause_s = min(LONGEST_PAUSE_S, 2.0 ** min(restarts.consecutive - 1, 10))
+    pods = [pod for pod in seen.members if pod and pod.live]
+    if not pods or len(pods) < group.members:
+        return None
+    for pod in pods:
+        agent = seen.agent(pod)
+        given_up = agent is not None and agent.state is AgentState.WARM and agent.failure
+        if agent is not None and given_up and agent.generation == group.generation:
+            return _sentence(pod.name, given_up)
+    return None
+
+
+def retry_time(restarts: RestartStatus) -> datetime | None:
+    """Return when the next attempt may begin; None where there is nothing to wait for: nothing
+    failed, or for the first time since a step was done.
+    """
+    if restarts.last_time is None or restarts.consecutive <= 1:
+        return None
+    pause_s = min(LONGEST_PAUSE_S, 2.0 ** min(restarts.consecutive - 2, 10))
     return restarts.last_time + timedelta(seconds=pause_s)
 
 

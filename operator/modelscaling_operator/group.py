@@ -1,30 +1,41 @@
-"""Who trains together: when the group that is wished can be formed, and when it must be."""
+"""Who trains together: when another group is to be formed, of whom, and on which mesh.
+
+A group that trains goes on until every pod of the one that is wished can follow. One that cannot
+stay as it is (a member is lost or told to leave) is replaced at once, by as many pods as the run is
+content with. Whoever may hold a part of the state and is not in the new group comes along to hand
+it over.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
 from modelscaling.api.status import GroupStatus
-from modelscaling.protocol import AgentState, GroupAssignment, Member
 from modelscaling_operator.action import Assign
-from modelscaling_operator.failure import retry_time
+from modelscaling_operator.breakage import (
+    holders,
+    is_awaited,
+    is_coming_to_its_end,
+    note_breakage,
+)
+from modelscaling_operator.failure import broken_group, retry_time
+from modelscaling_operator.membership import assignment, in_rank_order, present_assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from modelscaling.api.status import RestartStatus
-    from modelscaling.protocol import AgentStatus
+    from modelscaling.protocol import GroupAssignment
     from modelscaling_operator.observation import Observation, Pod
+    from modelscaling_operator.presence import Presence
+    from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
 
-START_LIMIT_S = 10
-"""Seconds that an agent may stay warm after it took an assignment, without a failure, before the
-group is formed again."""
-
-_ABLE = frozenset({AgentState.WARM, AgentState.FORMING, AgentState.TRAINING})
+LOSSES = frozenset({Reason.GROUP_BROKE.value, Reason.NODE_LOST.value})
+"""Causes that nobody planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,136 +44,177 @@ class Formation:
 
     group: GroupStatus | None
     assign: Assign | None = None
-    settled: bool = False
-    """Whether the wished group has left the former one behind: all its members form or train."""
 
 
-def form_group(  # noqa: PLR0911 - an ordered list of guards
-    wish: Wish, seen: Observation, restarts: RestartStatus, now: datetime
-) -> Formation:
-    """Return the group to have now. A new number is given only when every member can follow."""
-    group = seen.status.group
-    members = _members(wish, seen)
-    if members is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What the next group is decided from."""
+
+    wish: Wish
+    seen: Observation
+    present: Mapping[str, Presence]
+    roles: Roles
+    waiting_since: datetime
+    """Since when pods are awaited that do not come."""
+    stopped_time: datetime
+    """Since when the present group is known not to train; now where it does."""
+    now: datetime
+
+    @property
+    def is_patience_over(self) -> bool:
+        """Whether an elastic run does with those that have come."""
+        patience = timedelta(seconds=self.wish.spec.elastic.patience_seconds)
+        return self.now >= self.waiting_since + patience
+
+    @property
+    def group(self) -> GroupStatus | None:
+        """The present group."""
+        return self.seen.status.group
+
+
+def form_group(question: Question) -> Formation:
+    """Return the group to have now, and whom to tell of it."""
+    question = _with_breakage(question)
+    group, seen, now = question.group, question.seen, question.now
+    if group is not None and is_coming_to_its_end(seen, now):
         return Formation(group=group)
-    pods = tuple(pod for pod, _ in members)
-    agents = [agent for _, agent in members]
-    newest = max((agent.generation for agent in agents), default=0)
-    wished = assignment(wish, seen, pods, generation=group.generation if group else 0)
-    if group is None or newest > group.generation:
-        return _new_group(seen, wished, pods, cause=Reason.STARTED, newest=newest, now=now)
-    if wished.digest() != group.digest:
-        return _new_group(
-            seen, wished, pods, cause=_cause(wish, group, agents), newest=newest, now=now
-        )
-    behind = tuple(pod for pod, agent in members if agent.generation < group.generation)
-    if behind:
-        return Formation(group=group, assign=Assign(assignment=wished, pods=behind))
-    if _has_broken(agents, group, now):
-        wait = retry_time(restarts)
-        if wait is not None and now < wait:
-            return Formation(group=group)
-        return _new_group(seen, wished, pods, cause=Reason.GROUP_BROKE, newest=newest, now=now)
-    settled = all(agent.state is not AgentState.WARM for agent in agents)
-    return Formation(group=group, settled=settled)
+    pods = _choose(question)
+    if pods is None:
+        return _keep(question)
+    wished = assignment(question.wish, seen, pods)
+    if wished is None or (group and not _must_change(question) and wished.digest() == group.digest):
+        return _keep(question)
+    wait = retry_time(seen.status.restarts)
+    if broken_group(seen) is not None and wait is not None and now < wait:
+        return _keep(question)
+    leaving = [pod for pod in holders(seen, question.present) if pod not in pods]
+    if any(is_awaited(pod, seen, now) for pod in leaving):
+        return _keep(question)
+    return _new_group(question, pods, tuple(pod for pod in leaving if seen.agent(pod)))
 
 
-def assignment(
-    wish: Wish, seen: Observation, pods: tuple[Pod, ...], *, generation: int
-) -> GroupAssignment:
-    """Return the assignment of these pods, ranked by index."""
-    return GroupAssignment(
-        run_uid=seen.run.uid,
-        generation=generation,
-        members=tuple(
-            Member(
-                index=pod.index,
-                address=pod.address or "",
-                processes=wish.spec.processes_per_replica,
-            )
-            for pod in pods
-        ),
-        mesh=wish.plan.mesh,
-        configuration=wish.configuration,
-    )
+def _with_breakage(question: Question) -> Question:
+    group = question.group
+    if group is None:
+        return question
+    noted = note_breakage(group, question.seen, question.present, question.now)
+    status = question.seen.status.model_copy(update={"group": noted})
+    return replace(question, seen=replace(question.seen, status=status))
 
 
-def _members(wish: Wish, seen: Observation) -> list[tuple[Pod, AgentStatus]] | None:
-    """Return the wished members with their agents; None unless each of them can follow."""
-    members = []
-    for pod in seen.own:
-        agent = seen.agent(pod)
-        if pod.index >= wish.spec.replicas:
-            continue
-        if not pod.live or pod.revision != wish.revision:
-            return None
-        if agent is None or agent.state not in _ABLE:
-            return None
-        members.append((pod, agent))
-    return members if len(members) == wish.spec.replicas else None
-
-
-def _has_broken(agents: list[AgentStatus], group: GroupStatus, now: datetime) -> bool:
-    """Whether all members of the present group wait for another one."""
-    if any(agent.state is not AgentState.WARM for agent in agents):
-        return False
-    if any(agent.failure is not None for agent in agents):
+def _must_change(question: Question) -> bool:
+    """Whether the present group cannot go on, or never comes to be."""
+    group, seen = question.group, question.seen
+    if group is None or not group.pods or group.broken:
         return True
-    return now > group.decided_time + timedelta(seconds=START_LIMIT_S)
+    agents = [agent for pod in seen.members if pod and (agent := seen.agent(pod))]
+    if any(agent.generation > group.generation for agent in agents):
+        return True
+    is_half_told = any(agent.generation < group.generation for agent in agents)
+    return is_half_told and present_assignment(question.wish, seen) is None
 
 
-def _cause(wish: Wish, group: GroupStatus, agents: list[AgentStatus]) -> Reason:
-    mesh = wish.plan.mesh
-    if (group.members, group.processes) != (len(agents), mesh.size):
+def _choose(question: Question) -> tuple[Pod, ...] | None:
+    """Return the pods of the group to have, in the order of their ranks; None to keep what is."""
+    wish, roles = question.wish, question.roles
+    able = frozenset(pod.uid for pod in roles.able)
+    is_complete = len(roles.wished) == wish.spec.replicas
+    if is_complete and all(pod.uid in able for pod in roles.wished):
+        return in_rank_order(roles.wished, question.seen)
+    for size in _smaller_sizes(question):
+        if size <= len(able) and wish.plan_for(size) is not None:
+            return in_rank_order(roles.able[:size], question.seen)
+    return None
+
+
+def _smaller_sizes(question: Question) -> range:
+    """Return the sizes that the run is content with while it waits for its replicas, the largest
+    first.
+    """
+    group, replicas = question.group, question.wish.spec.replicas
+    fewest = question.wish.spec.elastic.min_replicas
+    able = frozenset(pod.uid for pod in question.roles.able)
+    none = range(0)
+    if not _must_change(question):
+        is_whole = group is not None and all(uid in able for uid in group.pods)
+        if fewest is None or not is_whole or not question.is_patience_over or group is None:
+            return none
+        return range(replicas - 1, max(fewest, group.members) - 1, -1)
+    told = (*group.pods, *group.leaving) if group else ()
+    survives = any(uid in able for uid in told)
+    if fewest is not None:
+        is_due = survives or question.is_patience_over
+        return range(replicas - 1, fewest - 1, -1) if is_due else none
+    if group is not None and survives and group.members < replicas:
+        # What the run waits for never came to be: it goes on at the size that it has had.
+        return range(group.members, group.members - 1, -1)
+    return none
+
+
+def _keep(question: Question) -> Formation:
+    """Keep the present group; tell it again to those that have not heard of it."""
+    group, seen = question.group, question.seen
+    told = present_assignment(question.wish, seen)
+    if group is None or group.broken or told is None:
+        return Formation(group=group)
+    pods = seen.members if group.trained else (*seen.members, *seen.leavers)
+    behind = tuple(
+        pod
+        for pod in pods
+        if pod and (agent := seen.agent(pod)) and agent.generation < group.generation
+    )
+    return Formation(group=group, assign=Assign(assignment=told, pods=behind) if behind else None)
+
+
+def _new_group(question: Question, pods: tuple[Pod, ...], leaving: tuple[Pod, ...]) -> Formation:
+    wish, seen, before = question.wish, question.seen, question.group
+    agents = (seen.agent(pod) for pod in seen.own)
+    newest = max((agent.generation for agent in agents if agent), default=0)
+    generation = max(newest, before.generation if before else 0) + 1
+    told = assignment(wish, seen, pods, leaving=leaving, generation=generation)
+    assert told is not None  # a size without a legal mesh is never chosen
+    group = GroupStatus(
+        generation=generation,
+        digest=told.digest(),
+        members=len(pods),
+        pods=tuple(pod.uid for pod in pods),
+        leaving=tuple(pod.uid for pod in leaving),
+        replicas=wish.spec.replicas,
+        processes=told.mesh.size,
+        mesh=str(told.mesh),
+        cause=_cause(wish, before, told, pods),
+        decided_time=question.now,
+        **_measured_against(question),
+    )
+    return Formation(group=group, assign=Assign(assignment=told, pods=(*pods, *leaving)))
+
+
+def _cause(  # noqa: PLR0911 - an ordered list of guards
+    wish: Wish, before: GroupStatus | None, told: GroupAssignment, pods: tuple[Pod, ...]
+) -> str:
+    if before is None or not (before.trained or before.stopped_mesh):
+        return Reason.STARTED
+    if before.broken in LOSSES:
+        return before.broken
+    if not before.trained:
+        # What led to a group that never trained led to this one too.
+        return before.cause
+    if before.broken:
+        return before.broken
+    if before.replicas != wish.spec.replicas:
         return Reason.REPLICAS_CHANGED
-    if group.mesh != str(mesh):
-        return Reason.PARALLELISM_CHANGED
-    if any(agent.generation < group.generation for agent in agents):
+    if set(before.pods) != {pod.uid for pod in pods}:
         return Reason.PODS_CHANGED
+    if before.mesh != str(told.mesh):
+        return Reason.PARALLELISM_CHANGED
     return Reason.SETTINGS_CHANGED
 
 
-def _new_group(
-    seen: Observation,
-    wished: GroupAssignment,
-    pods: tuple[Pod, ...],
-    *,
-    cause: Reason,
-    newest: int,
-    now: datetime,
-) -> Formation:
-    before = seen.status.group
-    generation = max(newest, before.generation if before else 0) + 1
-    group = GroupStatus(
-        generation=generation,
-        digest=wished.digest(),
-        members=len(pods),
-        processes=wished.mesh.size,
-        mesh=str(wished.mesh),
-        cause=cause.value,
-        decided_time=now,
-    )
-    if before is not None and before.trained:
-        pulse = seen.pulse
-        known = pulse is not None and pulse.generation == before.generation
-        group = group.model_copy(
-            update={
-                "stopped_time": pulse.time if pulse and known else None,
-                "stopped_step": pulse.step if pulse and known else None,
-                "stopped_mesh": before.mesh,
-            }
-        )
-    elif before is not None and before.stopped_mesh is not None:
-        # It never trained: what came before it is still what this one is measured against.
-        group = group.model_copy(
-            update={
-                "cause": before.cause,
-                "stopped_time": before.stopped_time,
-                "stopped_step": before.stopped_step,
-                "stopped_mesh": before.stopped_mesh,
-            }
-        )
-    else:
-        group = group.model_copy(update={"cause": Reason.STARTED.value})
-    told = wished.model_copy(update={"generation": generation})
-    return Formation(group=group, assign=Assign(assignment=told, pods=pods))
+def _measured_against(question: Question) -> dict[str, object]:
+    """Return when and on which mesh the run last trained before the new group."""
+    before = question.group
+    if before is None:
+        return {}
+    if not before.trained:
+        return {"stopped_time": before.stopped_time, "stopped_mesh": before.stopped_mesh}
+    return {"stopped_time": question.stopped_time, "stopped_mesh": before.mesh}

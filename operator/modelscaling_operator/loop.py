@@ -15,10 +15,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.modelscaling import API_VERSION, KIND
+from modelscaling.protocol import StopMode
 from modelscaling_operator.act import Actor
-from modelscaling_operator.agents import AgentError
+from modelscaling_operator.action import Stop
 from modelscaling_operator.announcement import announcements, event_manifest
 from modelscaling_operator.decision import decide
+from modelscaling_operator.interview import Interview
 from modelscaling_operator.kube import (
     EVENTS,
     RUNS,
@@ -26,16 +28,7 @@ from modelscaling_operator.kube import (
     KubeError,
     NotFoundError,
 )
-from modelscaling_operator.observation import (
-    Observation,
-    Pod,
-    Pulse,
-    Refusal,
-    Silence,
-    next_pulse,
-    parse_status,
-)
-from modelscaling_operator.progress import newest_progress
+from modelscaling_operator.observation import Observation, Pod, Refusal, parse_status
 from modelscaling_operator.run_objects import NameTakenError, RunObjects
 from modelscaling_operator.wish import Rejection, Wish, resolve_wish
 
@@ -43,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from modelscaling.api.status import ModelScalingStatus
-    from modelscaling.protocol import AgentStatus
     from modelscaling_operator.agents import Agents
     from modelscaling_operator.decision import Policy
     from modelscaling_operator.health import Vitals
@@ -94,14 +86,19 @@ class RunLoop:
         )
         self.wake = asyncio.Event()
         """Set to have the run looked at at once."""
+        self._interview = Interview(
+            run,
+            surroundings.agents,
+            self._objects,
+            now=surroundings.now,
+            wake=self.wake.set,
+        )
         self._status: ModelScalingStatus | None = None
         self._written: Json = {}
         self._written_at = float("-inf")
         self._version = 0
         self._wish: tuple[int, Wish | Rejection] | None = None
-        self._silences: dict[str, datetime] = {}
         self._refusal: Refusal | None = None
-        self._pulse: Pulse | None = None
         self._errors = 0
         self._stopping = False
 
@@ -125,6 +122,7 @@ class RunLoop:
                 except TimeoutError:
                     continue
         finally:
+            await self._interview.close()
             vitals.forget(self._run.uid)
             self._around.metrics.forget(self._run)
 
@@ -162,7 +160,10 @@ class RunLoop:
         run is being deleted.
         """
         body = self._body()
-        if body is None or body["metadata"].get("deletionTimestamp"):
+        if body is None:
+            return None
+        if body["metadata"].get("deletionTimestamp"):
+            await self._bid_farewell(body)
             return None
         if self._status is None and not await self._read_status():
             return None
@@ -201,55 +202,29 @@ class RunLoop:
         return self._wish[1]
 
     async def _observe(self, body: Mapping[str, Any], status: ModelScalingStatus) -> Observation:
-        pods = tuple(self._pods())
         seen = Observation(
             run=self._run,
             generation=body["metadata"]["generation"],
             status=status,
-            pods=pods,
+            pods=tuple(self._pods()),
             refusal=self._refusal,
-            pulse=self._pulse,
         )
-        seen = replace(seen, agents=await self._ask(seen.own))
-        progress, group = newest_progress(seen), status.group
-        if progress is not None and group is not None:
-            self._pulse = next_pulse(
-                self._pulse,
-                generation=group.generation,
-                step=progress.step,
-                now=self._around.now(),
-            )
-        return replace(seen, pulse=self._pulse)
+        return replace(seen, agents=await self._interview.ask(seen))
 
-    async def _ask(self, pods: tuple[Pod, ...]) -> dict[str, AgentStatus | Silence]:
-        """Ask all agents at once."""
-        live = [pod for pod in pods if pod.live]
-        if not live:
-            self._silences.clear()
-            return {}
+    async def _bid_farewell(self, body: Mapping[str, Any]) -> None:
+        """Tell the agents of a run that is being deleted to end, as a last act: their pods are
+        deleted only after it, and then end at once.
+        """
+        group = parse_status(body.get("status")).group
+        stops = [
+            Stop(pod=pod, mode=StopMode.SUSPEND, generation=group.generation if group else 0)
+            for pod in self._pods()
+            if pod.owner_uid == self._run.uid and pod.live
+        ]
         try:
-            key = await self._objects.key()
-        except NameTakenError:
-            key = b""
-        answers = await asyncio.gather(*(self._ask_one(pod, key) for pod in live))
-        silent = {
-            pod.uid: answer.since
-            for pod, answer in zip(live, answers, strict=True)
-            if isinstance(answer, Silence)
-        }
-        self._silences = silent
-        return {pod.uid: answer for pod, answer in zip(live, answers, strict=True)}
-
-    async def _ask_one(self, pod: Pod, key: bytes) -> AgentStatus | Silence:
-        if not key:
-            message = f"the Secret {self._run.secret_name} with the run's key is missing"
-        else:
-            try:
-                return await self._around.agents.status(self._run, key, pod.address or "")
-            except AgentError as error:
-                message = str(error)
-        since = self._silences.get(pod.uid) or self._around.now()
-        return Silence(since=since, message=message)
+            await self._actor.tell(stops)
+        except (KubeError, NameTakenError) as error:
+            _logger.info("nobody was told", extra={"run": str(self._run), "why": str(error)})
 
     async def _say(
         self, body: Mapping[str, Any], before: ModelScalingStatus, after: ModelScalingStatus
@@ -284,7 +259,7 @@ class RunLoop:
         self._around.vitals.wrote(self._run.uid, self._version)
         told_before = parse_status(self._written)
         self._written, self._written_at = content, time.monotonic()
-        for record in after.rescales[len(told_before.rescales) :]:
+        for record in [r for r in after.rescales if r not in told_before.rescales]:
             self._around.metrics.add_rescale(record)
         for announcement in announcements(told_before, after):
             await self._announce(event_manifest(self._run, announcement, self._around.now()))

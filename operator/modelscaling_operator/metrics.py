@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from modelscaling_operator.identity import RunIdentity
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
-_RECOVERIES = frozenset({Reason.PODS_CHANGED.value, Reason.GROUP_BROKE.value})
+_RECOVERIES = frozenset(
+    {Reason.GROUP_BROKE.value, Reason.NODE_LOST.value, Reason.WORKER_REPLACED.value}
+)
 _STATES = ("wished", "present", "ready")
 
 
@@ -42,8 +44,8 @@ class Metrics:
         self.rescale_downtime = Histogram(
             "modelscaling_rescale_downtime_seconds",
             (
-                "Time from the last step seen of a group to the first step seen of the one after "
-                "it, in seconds, by the cause of the change."
+                "Time in which no step was computed because the group changed, in seconds, by the "
+                "cause of the change."
             ),
             ["cause"],
             buckets=_SECONDS,
@@ -58,8 +60,8 @@ class Metrics:
         self.recovery = Histogram(
             "modelscaling_recovery_seconds",
             (
-                "Time from the last step seen of a group that lost a pod or broke to the first "
-                "step seen of the one after it, in seconds."
+                "Time in which no step was computed because a worker, a pod or a node was lost, in "
+                "seconds."
             ),
             buckets=_SECONDS,
             registry=self.registry,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,9 @@ class Pod:
     revision: str
     image: str
     phase: PodPhase
+    created: datetime
+    node: str = ""
+    """The node that it is bound to; empty before it is."""
     address: str | None = None
     deletion_deadline: datetime | None = None
     """When the kubelet should have ended it; None unless it is being deleted."""
@@ -78,13 +81,14 @@ class Pod:
         return self.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}
 
     @property
+    def has_agent(self) -> bool:
+        """Whether an agent can be expected to answer in it; it does while it is being deleted."""
+        return self.phase is PodPhase.RUNNING and self.address is not None
+
+    @property
     def live(self) -> bool:
-        """Whether an agent can be expected to answer in it."""
-        return (
-            self.phase is PodPhase.RUNNING
-            and self.deletion_deadline is None
-            and self.address is not None
-        )
+        """Whether it runs and stays."""
+        return self.has_agent and self.deletion_deadline is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,8 @@ class Silence:
 
     since: datetime
     message: str
+    is_refusal: bool = False
+    """Whether its machine answered that nobody listens: the machine is there, the agent is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,32 +109,6 @@ class Refusal:
     message: str
     retry_time: datetime
     """When the action is tried again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
-    """How a group was seen to advance."""
-
-    generation: int
-    """The group's number."""
-    first_step: int
-    """The first step that it was seen at: where it took the run up, or a little after."""
-    step: int
-    """The last step that it was seen at."""
-    time: datetime | None = None
-    """When `step` was first seen; None as long as the group was not seen to complete a step."""
-
-
-def next_pulse(pulse: Pulse | None, *, generation: int, step: int, now: datetime) -> Pulse:
-    """Return the pulse after a group was seen at a step."""
-    if pulse is None or pulse.generation != generation:
-        return Pulse(generation=generation, first_step=step, step=step)
-    if step < pulse.step:
-        # What was seen before was still the former group's; this one went back.
-        return replace(pulse, first_step=step, step=step, time=now)
-    if step == pulse.step:
-        return pulse
-    return replace(pulse, step=step, time=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +124,6 @@ class Observation:
     agents: Mapping[str, AgentStatus | Silence] = field(default_factory=dict)
     """What the agents said, by the UID of their pods."""
     refusal: Refusal | None = None
-    pulse: Pulse | None = None
 
     @property
     def own(self) -> tuple[Pod, ...]:
@@ -152,10 +131,29 @@ class Observation:
         mine = (pod for pod in self.pods if pod.owner_uid == self.run.uid)
         return tuple(sorted(mine, key=lambda pod: pod.index))
 
+    @property
+    def members(self) -> tuple[Pod | None, ...]:
+        """The pods of the present group by rank; None for one that is gone."""
+        return self._named(self.status.group.pods if self.status.group else ())
+
+    @property
+    def leavers(self) -> tuple[Pod | None, ...]:
+        """The pods that only hand their state over to the present group; None as above."""
+        return self._named(self.status.group.leaving if self.status.group else ())
+
     def agent(self, pod: Pod) -> AgentStatus | None:
         """Return what the pod's agent said, if it answered."""
         answer = self.agents.get(pod.uid)
         return answer if isinstance(answer, AgentStatus) else None
+
+    def silent_since(self, pod: Pod) -> datetime | None:
+        """Return since when the pod's agent does not answer; None if it does, or was not asked."""
+        answer = self.agents.get(pod.uid)
+        return answer.since if isinstance(answer, Silence) else None
+
+    def _named(self, uids: tuple[str, ...]) -> tuple[Pod | None, ...]:
+        by_uid = {pod.uid: pod for pod in self.own}
+        return tuple(by_uid.get(uid) for uid in uids)
 
 
 def parse_status(status: Any) -> ModelScalingStatus:  # noqa: ANN401 - whatever is in the object
@@ -186,6 +184,8 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
             (c.get("image", "") for c in spec["containers"] if c["name"] == TRAINER_CONTAINER), ""
         ),
         phase=PodPhase(status.get("phase") or PodPhase.PENDING),
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        node=spec.get("nodeName") or "",
         address=status.get("podIP") or None,
         deletion_deadline=datetime.fromisoformat(deletion) if deletion else None,
         disruption=_disruption(status),

@@ -15,6 +15,7 @@ from modelscaling.protocol import (
     AGENT_PORT_NAME,
     CHECKPOINT_MOUNT,
     CONFIGURATION_FILE,
+    GRACE_PERIOD_S,
     KEY_FILE,
     SCRATCH_MOUNT,
     AgentEnvironment,
@@ -25,9 +26,6 @@ from modelscaling_operator.merge import TemplateError, merge_template
 if TYPE_CHECKING:
     from modelscaling.api.modelscaling import ModelScalingSpec
 
-GRACE_PERIOD_S = 60
-"""Seconds that an agent has to save after SIGTERM."""
-
 _USER = 65532
 _RESERVED_SPEC = {
     "restartPolicy": "the operator replaces pods, because a restart must be counted",
@@ -37,10 +35,21 @@ _RESERVED_SPEC = {
 _OPEN_METADATA = frozenset({"labels", "annotations"})
 
 
+_LOST_NODE_WEIGHT = 100
+"""The most that a preference can weigh: only where there is no other node a lost one is tried."""
+
+
 def pod_manifest(
-    run: RunIdentity, spec: ModelScalingSpec, index: int, *, image: str, pull_policy: str
+    run: RunIdentity,
+    spec: ModelScalingSpec,
+    index: int,
+    *,
+    image: str,
+    pull_policy: str,
+    avoid_nodes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Return the pod of `index`; `image` is that of the trainer where the template has none.
+    """Return the pod of `index`; `image` is that of the trainer where the template has none. It
+    prefers other nodes than `avoid_nodes`.
 
     Raises:
         TemplateError: spec.template or spec.checkpoint.volume is not a pod's.
@@ -49,6 +58,8 @@ def pod_manifest(
     base = {"spec": _pod_spec(run, spec, index, image=image, pull_policy=pull_policy)}
     merged = merge_template(base, spec.template)
     _check_trainer(merged)
+    if avoid_nodes:
+        _prefer_others(merged["spec"], avoid_nodes)
     metadata = run.metadata(run.pod_name(index))
     given = merged.get("metadata", {})
     metadata["labels"] = {
@@ -217,6 +228,16 @@ def _refuse_reserved(template: dict[str, Any]) -> None:
     for field, why in _RESERVED_SPEC.items():
         if field in template.get("spec", {}):
             raise TemplateError(f"spec.template.spec.{field} cannot be set: {why}; remove it")
+
+
+def _prefer_others(pod_spec: dict[str, Any], nodes: tuple[str, ...]) -> None:
+    """Add a preference to those that the template has."""
+    affinity = pod_spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [
+        *affinity.get("preferredDuringSchedulingIgnoredDuringExecution", []),
+        {"weight": _LOST_NODE_WEIGHT, "preference": {"matchFields": others}},
+    ]
 
 
 def _check_trainer(merged: dict[str, Any]) -> None:

@@ -58,7 +58,13 @@ class RunObjects:
         return self._key
 
     async def create_pods(
-        self, wish: Wish, indexes: tuple[int, ...], *, image: str, pull_policy: str
+        self,
+        wish: Wish,
+        indexes: tuple[int, ...],
+        *,
+        image: str,
+        pull_policy: str,
+        avoid_nodes: tuple[str, ...] = (),
     ) -> None:
         """Create pods, and before them what they rely on.
 
@@ -70,7 +76,14 @@ class RunObjects:
         limit = asyncio.Semaphore(_PARALLEL_CREATES)
 
         async def create(index: int) -> None:
-            body = pod_manifest(self._run, wish.spec, index, image=image, pull_policy=pull_policy)
+            body = pod_manifest(
+                self._run,
+                wish.spec,
+                index,
+                image=image,
+                pull_policy=pull_policy,
+                avoid_nodes=avoid_nodes,
+            )
             async with limit:
                 try:
                     await self._kube.create(PODS, body)

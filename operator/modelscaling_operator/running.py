@@ -11,15 +11,17 @@ from modelscaling.api.status import ConditionStatus
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.failure import describe_exit, is_failed, retry_time
 from modelscaling_operator.observation import PodPhase, Silence
+from modelscaling_operator.presence import HICCUP_S
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from modelscaling_operator.observation import Observation, Obstacle
+    from modelscaling_operator.observation import Observation
+    from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
 
-HICCUP_S = 10
-"""Seconds without an answer in which a group that trained is still taken to train."""
+_NAMED = 5
+"""Pods that a message names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Running:
     """What the condition says."""
 
     holds: bool
-    reason: Reason
+    reason: str
     message: str
 
 
@@ -36,60 +38,51 @@ def group_trains(seen: Observation, now: datetime) -> bool:
     group = seen.status.group
     if group is None:
         return False
-    pods = [pod for pod in seen.own if pod.live]
+    pods = [pod for pod in seen.members if pod and pod.has_agent]
     members = [
         agent
         for agent in (seen.agent(pod) for pod in pods)
         if agent is not None and agent.generation == group.generation
     ]
-    if any(agent.state is AgentState.WARM for agent in members):
-        return False
-    if any(agent.state is AgentState.TRAINING for agent in members):
-        return True
-    hiccups = (seen.agents.get(pod.uid) for pod in pods)
+    if members:
+        states = {agent.state for agent in members}
+        return AgentState.TRAINING in states and AgentState.WARM not in states
+    silences = (seen.silent_since(pod) for pod in pods)
     return _trained_until_now(seen) and any(
-        isinstance(answer, Silence) and now < answer.since + timedelta(seconds=HICCUP_S)
-        for answer in hiccups
+        since is not None and now < since + timedelta(seconds=HICCUP_S) for since in silences
     )
 
 
-def describe_running(
-    wish: Wish, seen: Observation, now: datetime, *, foreign: Obstacle | None
-) -> Running:
+def describe_running(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Running:
     """Return the condition; what stands most in the way is told first."""
     group = seen.status.group
-    waiting = _waits_for(wish, seen, now, foreign)
     if group is not None and group_trains(seen, now):
         message = f"{group.members} pods train on the mesh {group.mesh}."
-        if waiting is not None:
-            message += f" Changing to {wish.plan.mesh}: {waiting.message}"
         return Running(holds=True, reason=Reason.TRAINING, message=message)
+    waiting = waits_for(wish, seen, roles, now)
     return waiting or Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence)
 
 
-def _waits_for(
-    wish: Wish, seen: Observation, now: datetime, foreign: Obstacle | None
-) -> Running | None:
+def waits_for(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Running | None:
+    """Return what stands between the run and the group that is wished; None if nothing does."""
     return (
-        _refused(seen, foreign)
-        or _hindered(wish, seen)
+        _refused(seen)
+        or _hindered(roles)
         or _paused(seen, now)
-        or _pods_missing(wish, seen)
-        or _agents_missing(wish, seen, now)
+        or _pods_missing(wish, seen, roles)
+        or _agents_missing(seen, roles, now)
     )
 
 
-def _refused(seen: Observation, foreign: Obstacle | None) -> Running | None:
-    if seen.refusal is not None:
-        return Running(holds=False, reason=seen.refusal.reason, message=seen.refusal.message)
-    if foreign is not None:
-        return Running(holds=False, reason=foreign.reason, message=foreign.message)
-    return None
+def _refused(seen: Observation) -> Running | None:
+    if seen.refusal is None:
+        return None
+    return Running(holds=False, reason=seen.refusal.reason, message=seen.refusal.message)
 
 
-def _hindered(wish: Wish, seen: Observation) -> Running | None:
-    for pod in seen.own:
-        if pod.index < wish.spec.replicas and pod.obstacle is not None:
+def _hindered(roles: Roles) -> Running | None:
+    for pod in roles.wished:
+        if pod.obstacle is not None:
             return Running(holds=False, reason=pod.obstacle.reason, message=pod.obstacle.message)
     return None
 
@@ -112,31 +105,28 @@ def _paused(seen: Observation, now: datetime) -> Running | None:
     return None
 
 
-def _pods_missing(wish: Wish, seen: Observation) -> Running | None:
-    running = {pod.index for pod in seen.own if pod.live}
-    missing = [i for i in range(wish.spec.replicas) if i not in running]
-    if not missing:
+def _pods_missing(wish: Wish, seen: Observation, roles: Roles) -> Running | None:
+    waiting = [f"{pod.name} ({pod.phase})" for pod in roles.wished if not pod.live]
+    number = len(waiting) + wish.spec.replicas - len(roles.wished)
+    if not number:
         return None
-    lost = [pod for pod in seen.own if pod.index in missing and pod.disruption is not None]
-    if lost:
-        return Running(holds=False, reason=Reason.POD_LOST, message=describe_exit(lost[0]))
-    phases = {pod.index: pod.phase for pod in seen.own}
-    named = ", ".join(
-        f"{seen.run.pod_name(i)} ({phases.get(i, PodPhase.PENDING)})" for i in missing[:5]
-    )
-    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""  # noqa: PLR2004
+    lost = next((pod for pod in seen.own if pod.disruption is not None), None)
+    if lost is not None:
+        return Running(holds=False, reason=Reason.POD_LOST, message=describe_exit(lost))
+    waiting += [f"{seen.run.pod_name(index)} ({PodPhase.PENDING})" for index in roles.create]
+    named = waiting[: min(number, _NAMED)]
+    more = f" and {number - len(named)} more" if number > len(named) and named else ""
+    detail = f": {', '.join(named)}{more}" if named else ""
     return Running(
         holds=False,
         reason=Reason.WAITING_FOR_PODS,
-        message=f"{len(missing)} of {wish.spec.replicas} pods do not run yet: {named}{more}.",
+        message=f"{number} of {wish.spec.replicas} pods do not run yet{detail}.",
     )
 
 
-def _agents_missing(wish: Wish, seen: Observation, now: datetime) -> Running | None:
-    for pod in seen.own:
+def _agents_missing(seen: Observation, roles: Roles, now: datetime) -> Running | None:
+    for pod in roles.wished:
         answer = seen.agents.get(pod.uid)
-        if pod.index >= wish.spec.replicas:
-            continue
         if isinstance(answer, Silence) and now >= answer.since + timedelta(seconds=HICCUP_S):
             message = f"The agent of pod {pod.name} does not answer: {answer.message}"
         elif not isinstance(answer, AgentStatus) or answer.state is AgentState.STARTING:

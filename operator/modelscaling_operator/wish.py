@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.conditions import Reason
@@ -32,6 +32,15 @@ class Wish:
     plan: Plan
     revision: str
     """Digest of what the spec says about pods."""
+    _smaller_plans: dict[int, Plan | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def plan_for(self, replicas: int) -> Plan | None:
+        """Return the plan for as many pods as there are; None if no mesh is legal for them."""
+        if replicas == self.spec.replicas:
+            return self.plan
+        if replicas not in self._smaller_plans:
+            self._smaller_plans[replicas] = _plan_or_none(self.spec, replicas)
+        return self._smaller_plans[replicas]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,13 @@ class Rejection:
 
     reason: Reason
     message: str
+
+
+def _plan_or_none(spec: ModelScalingSpec, replicas: int) -> Plan | None:
+    try:
+        return resolve_plan(spec, replicas=replicas)
+    except InvalidSpecError:
+        return None
 
 
 def resolve_wish(run: RunIdentity, spec: Mapping[str, Any]) -> Wish | Rejection:

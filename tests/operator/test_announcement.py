@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from modelscaling.api.conditions import Reason
 from modelscaling.api.status import ModelScalingStatus
 from modelscaling_operator.announcement import Announcement, announcements, event_manifest
+from modelscaling_operator.observation import Obstacle
 from tests.operator.world import BEGIN, RUN, World
 from tests.shared.spec import make_spec
 
@@ -38,11 +40,44 @@ def test_a_failure_is_told_as_a_warning_with_its_message() -> None:
     before = world.status
     after = world.tick().status
 
-    (failure, pause) = announcements(before, after)
+    (failure,) = announcements(before, after)
 
     assert (failure.warning, failure.reason) == (True, Reason.POD_FAILED)
     assert failure.message == "pod tiny-1 ended with exit code 1 (Error)"
-    assert pause.reason == Reason.BACKING_OFF
+
+
+def test_a_lost_node_is_told_as_a_warning_while_another_pod_is_awaited() -> None:
+    world = World(spec=make_spec(replicas=2))
+    for _ in range(10):
+        world.tick()
+    world.lose_node(1)
+    before = world.status
+    after = world.tick().status
+
+    told = [(told.warning, told.reason) for told in announcements(before, after)]
+
+    assert told == [(True, Reason.NODE_LOST), (False, Reason.WAITING_FOR_PODS)]
+
+
+def test_what_a_rescale_waits_for_is_told() -> None:
+    world = World(spec=make_spec(replicas=2))
+    for _ in range(10):
+        world.tick()
+    world.room = 2
+    world.edit(replicas=4)
+    world.tick()
+    for name in ("tiny-2", "tiny-3"):
+        world.pods[name] = replace(
+            world.pods[name],
+            obstacle=Obstacle(reason=Reason.UNSCHEDULABLE, message="0/3 nodes are available"),
+        )
+    before = world.status
+    after = world.tick().status
+
+    (told,) = announcements(before, after)
+
+    assert (told.warning, told.reason) == (True, Reason.UNSCHEDULABLE)
+    assert "dp2 to dp4: 0/3 nodes are available" in told.message
 
 
 def test_an_unchanged_status_tells_nothing() -> None:

@@ -93,7 +93,7 @@ def test_the_time_to_live_deletes_the_run_after_its_end() -> None:
 
 def test_a_leader_that_is_done_is_enough_when_a_peer_crashes_after_it() -> None:
     world = trained_world()
-    world.step = TOTAL_STEPS - 1
+    world.group.step = TOTAL_STEPS - 1
     world.tick()
     world.pods["tiny-1"] = replace(world.pods["tiny-1"], phase=PodPhase.FAILED, exit=make_exit(1))
     world.run_until_quiet()

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from modelscaling.api.conditions import ConditionType
-from modelscaling.api.status import RunState
-from modelscaling.protocol import AgentState, StopMode
+from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling.api.status import ConditionStatus, RunState
+from modelscaling.protocol import AgentState
 from modelscaling_operator.action import Assign, CreatePods, Stop
 from tests.operator.runs import CHECKPOINT, condition, state, trained_world
 
@@ -16,8 +16,14 @@ def test_scaling_up_lets_the_old_group_train_until_the_new_pods_are_warm() -> No
     world.tick()
 
     assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:1")]
-    assert state(world) is RunState.RUNNING
-    assert "Changing to dp4" in condition(world, ConditionType.RUNNING).message
+    assert state(world) is RunState.RESCALING
+    assert condition(world, ConditionType.RUNNING).status is ConditionStatus.TRUE
+    rescaling = condition(world, ConditionType.RESCALING)
+    assert rescaling.reason == Reason.WAITING_FOR_PODS
+    assert rescaling.message == (
+        "The group changes from dp2 to dp4: 2 of 4 pods do not run yet: tiny-2 (Pending), "
+        "tiny-3 (Pending)."
+    )
 
     for _ in range(8):
         world.tick()
@@ -30,9 +36,12 @@ def test_scaling_up_lets_the_old_group_train_until_the_new_pods_are_warm() -> No
     assert record.lost_steps == 0
 
 
-def test_scaling_down_forms_the_new_group_before_it_releases_the_leavers() -> None:
-    world = trained_world(replicas=4)
-    world.edit(replicas=2, checkpoint=CHECKPOINT)
+def test_scaling_down_has_the_leavers_hand_over_and_end_by_themselves() -> None:
+    world = trained_world(
+        replicas=4, checkpoint=None, parallelism={"strategy": "Custom", "dataShard": 4}
+    )
+    world.edit(replicas=2, parallelism={"strategy": "Custom", "dataShard": 2})
+    step = world.step
     seen: list[object] = []
     for _ in range(10):
         world.tick()
@@ -40,13 +49,15 @@ def test_scaling_down_forms_the_new_group_before_it_releases_the_leavers() -> No
 
     assert isinstance(seen[0], Assign)
     assert [member.index for member in seen[0].assignment.members] == [0, 1]
-    released = [action for action in seen if isinstance(action, Stop)]
-    assert {(stop.pod.index, stop.mode) for stop in released} == {
-        (2, StopMode.RELEASE),
-        (3, StopMode.RELEASE),
-    }
+    assert [member.index for member in seen[0].assignment.leaving] == [2, 3]
+    assert [pod.index for pod in seen[0].pods] == [0, 1, 2, 3]
+    assert [action for action in seen if isinstance(action, Stop)] == []
     assert sorted(world.pods) == ["tiny-0", "tiny-1"]
     assert world.status.restarts.count == 0
+    assert (world.step, world.group.losses) == (step + 10, 0)
+    (record,) = world.status.rescales
+    assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "fsdp4", "fsdp2")
+    assert (record.source, record.lost_steps) == ("Memory", 0)
 
 
 def test_edited_settings_form_a_new_group_of_the_same_pods() -> None:

@@ -109,7 +109,7 @@ def test_a_recovery_is_counted_beside_its_downtime() -> None:
     metrics.add_rescale(
         RescaleRecord(
             time=BEGIN,
-            cause="PodsChanged",
+            cause="NodeLost",
             from_="dp2",
             to="dp2",
             downtime_seconds="3.5",
@@ -120,7 +120,7 @@ def test_a_recovery_is_counted_beside_its_downtime() -> None:
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)
 
-    cause = {"cause": "PodsChanged"}
+    cause = {"cause": "NodeLost"}
     assert value("modelscaling_rescale_downtime_seconds_sum", **cause) == 3.5
     assert value("modelscaling_rescale_lost_steps_total", **cause) == 4
     assert value("modelscaling_recovery_seconds_sum") == 3.5

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,11 +12,10 @@ from modelscaling_operator.failure import describe_exit, is_failed
 from modelscaling_operator.observation import (
     Obstacle,
     PodPhase,
-    next_pulse,
     parse_pod,
     parse_status,
 )
-from tests.operator.world import BEGIN, make_progress
+from tests.operator.world import make_progress
 
 
 def body(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
@@ -24,6 +23,7 @@ def body(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any
         "metadata": {
             "name": "tiny-1",
             "uid": "pod-uid",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": {"modelscaling.dev/index": "1", "modelscaling.dev/revision": "abc"},
             "ownerReferences": [{"uid": "run-uid", "controller": True}],
             **metadata,
@@ -194,18 +194,3 @@ def test_obstacles_are_read(status: dict[str, Any], obstacle: Obstacle | None) -
 @pytest.mark.parametrize("status", [None, {}, {"group": 5}, "text"])
 def test_a_status_that_is_not_ours_is_an_empty_one(status: Any) -> None:
     assert parse_status(status) == ModelScalingStatus()
-
-
-def test_a_pulse_begins_anew_with_each_group() -> None:
-    later = BEGIN + timedelta(seconds=1)
-    first = next_pulse(None, generation=1, step=5, now=BEGIN)
-    same = next_pulse(first, generation=1, step=5, now=later)
-    stepped = next_pulse(same, generation=1, step=6, now=later)
-    other = next_pulse(stepped, generation=2, step=6, now=later)
-    went_back = next_pulse(other, generation=2, step=3, now=later)
-
-    assert first.time is None
-    assert same == first
-    assert (stepped.first_step, stepped.step, stepped.time) == (5, 6, later)
-    assert (other.first_step, other.time) == (6, None)
-    assert (went_back.first_step, went_back.step, went_back.time) == (3, 3, later)

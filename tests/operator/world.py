@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from modelscaling.api.status import ModelScalingStatus
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import (
+    GRACE_PERIOD_S,
     AgentState,
     AgentStatus,
     Failure,
-    Progress,
     StopMode,
-    TerminationReport,
 )
 from modelscaling_operator.action import (
     Assign,
@@ -34,24 +33,37 @@ from modelscaling_operator.observation import (
     Observation,
     Pod,
     PodPhase,
-    Pulse,
     Silence,
-    next_pulse,
     parse_status,
 )
-from modelscaling_operator.progress import newest_progress
 from modelscaling_operator.wish import Rejection, Wish, resolve_wish
+from tests.operator.little_agent import LittleAgent
+from tests.operator.little_group import TOTAL_STEPS, LittleGroup, make_progress
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from modelscaling_operator.action import Action
     from modelscaling_operator.draft import Decision
+
+__all__ = [
+    "BEGIN",
+    "POLICY",
+    "RUN",
+    "TOTAL_STEPS",
+    "World",
+    "make_exit",
+    "make_failure",
+    "make_pod",
+    "make_progress",
+]
 
 RUN = RunIdentity(namespace="research", name="tiny", uid="run-uid")
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy(trainer_image="trainer:1", poll_s=2)
-TOTAL_STEPS = 125
-"""64k tokens in batches of 8 samples of 64 tokens."""
+LEAVE_TIMEOUT_S = 35
+"""Seconds after which a pod that was told to end saves, whether a group came without it or not."""
 
 
 def make_pod(index: int = 0, **changes: Any) -> Pod:
@@ -64,19 +76,10 @@ def make_pod(index: int = 0, **changes: Any) -> Pod:
         "revision": "",
         "image": "trainer:1",
         "phase": PodPhase.RUNNING,
+        "created": BEGIN,
         "address": f"10.0.0.{index}",
     }
     return Pod(**{**values, **changes})
-
-
-def make_progress(step: int, **changes: Any) -> Progress:
-    values: dict[str, Any] = {
-        "step": step,
-        "total_steps": TOTAL_STEPS,
-        "tokens": step * 512,
-        "sample_digest": f"digest-{step}",
-    }
-    return Progress(**{**values, **changes})
 
 
 def make_exit(code: int, **changes: Any) -> Exit:
@@ -97,14 +100,23 @@ class World:
     generation: int = 1
     now: datetime = BEGIN
     pods: dict[str, Pod] = field(default_factory=dict)
-    agents: dict[str, AgentStatus] = field(default_factory=dict)
-    step: int = 0
+    agents: dict[str, LittleAgent] = field(default_factory=dict)
+    group: LittleGroup = field(default_factory=LittleGroup)
     deleted: bool = False
-    pulse: Pulse | None = None
     births: int = 0
+    room: int | None = None
+    """How many pods the cluster has room for; None for any number."""
+    silent: dict[str, datetime] = field(default_factory=dict)
+    """Pods (by UID) that nobody hears, and since when."""
+    dead: set[str] = field(default_factory=set)
+    """Those of them whose kubelet is gone as well."""
     actions: list[Action] = field(default_factory=list)
     """What the last tick did."""
+    deaf: set[str] = field(default_factory=set)
+    """Pods (by UID) that the next message does not reach."""
     _resolved: tuple[int, Wish | Rejection] | None = None
+
+    # What the operator sees and does
 
     def edit(self, **changes: Any) -> None:
         """Change the spec as `make_spec` does."""
@@ -112,50 +124,48 @@ class World:
         self.generation += 1
 
     def observe(self) -> Observation:
-        agents: dict[str, AgentStatus | Silence] = {
-            pod.uid: self.agents.get(pod.uid) or Silence(since=self.now, message="refused")
-            for pod in self.pods.values()
-            if pod.live
-        }
-        seen = Observation(
+        return Observation(
             run=RUN,
             generation=self.generation,
             status=self.status,
             pods=tuple(self.pods.values()),
-            agents=agents,
+            agents={pod.uid: self.answer(pod) for pod in self.pods.values() if pod.has_agent},
         )
-        progress = newest_progress(seen)
-        if progress is not None and self.status.group is not None:
-            self.pulse = next_pulse(
-                self.pulse,
-                generation=self.status.group.generation,
-                step=progress.step,
-                now=self.now,
-            )
-        return replace(seen, pulse=self.pulse)
+
+    def answer(self, pod: Pod) -> AgentStatus | Silence:
+        """Return what the operator hears of a pod."""
+        since = self.silent.get(pod.uid)
+        agent = self.agents.get(pod.uid)
+        if since is not None or agent is None:
+            return Silence(since=since or self.now, message="silence", is_refusal=since is None)
+        return agent.status()
 
     def decide(self) -> Decision:
         return self.decide_about(self.observe())
 
     def decide_about(self, seen: Observation) -> Decision:
-        return decide(self._wish, seen, self.now, POLICY)
+        return decide(self.wish, seen, self.now, POLICY)
 
     def tick(self, *, seconds: float = 1, write: bool = True, act: bool = True) -> Decision:
         """Let the operator look once; `write` and `act` False are an operator that died there."""
         decision = self.decide()
-        before = self._number
         if write:
-            # Through JSON, as over the API server.
-            content = decision.status.model_dump(mode="json", by_alias=True, exclude_none=True)
-            self.status = parse_status(content)
-            assert self.status == decision.status
-        assert self._number >= before, "the group's number fell"
+            self.take_status(decision.status)
         self.actions = list(decision.actions) if write and act else []
         for action in self.actions:
-            self._carry_out(action)
-        self._live_on()
+            self.carry_out(action)
+        self.live_on()
         self.now += timedelta(seconds=seconds)
         return decision
+
+    def take_status(self, status: ModelScalingStatus) -> None:
+        """Keep a status, as over the API server."""
+        before = self.status.group.generation if self.status.group else 0
+        content = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        self.status = parse_status(content)
+        assert self.status == status
+        after = self.status.group.generation if self.status.group else 0
+        assert after >= before, "the group's number fell"
 
     def run_until_quiet(self, ticks: int = 200) -> None:
         """Tick until nothing is done any more."""
@@ -167,25 +177,90 @@ class World:
                 return
         raise AssertionError(f"never quiet; the last actions: {self.actions}")
 
+    @property
+    def wish(self) -> Wish | Rejection:
+        if self._resolved is None or self._resolved[0] != self.generation:
+            self._resolved = (self.generation, resolve_wish(RUN, self.spec))
+        return self._resolved[1]
+
+    # What happens to it
+
     def crash(self, index: int, code: int = ExitCode.CRASHED, **changes: Any) -> None:
         """End a pod by its own fault; the rest of its group notices."""
-        pod = self.pods[RUN.pod_name(index)]
-        self._end(pod, code, **changes)
-        self.break_group()
+        self.end(self.pods[RUN.pod_name(index)], code, **changes)
+        self._notice_losses()
 
-    def break_group(self) -> None:
-        """Let every agent of the present group notice that it broke."""
-        for uid, agent in self.agents.items():
-            if agent.state in {AgentState.TRAINING, AgentState.FORMING}:
-                self.agents[uid] = agent.model_copy(
-                    update={"state": AgentState.WARM, "failure": make_failure()}
-                )
+    def crash_worker(self, index: int, reason: str = "WorkerDied") -> None:
+        """Let a worker die; its agent replaces it, and the same members meet again."""
+        agent = self.agent(index)
+        agent.worker_failures += 1
+        agent.failure = make_failure(reason)
+        for other in self.agents.values():
+            if other.generation == agent.generation and other.state is AgentState.TRAINING:
+                other.state = AgentState.FORMING
+
+    def give_up(self) -> None:
+        """Let every agent of the present group give it up, after attempts enough."""
+        for agent in self.agents.values():
+            if agent.is_in_group:
+                agent.state = AgentState.WARM
+                agent.failure = make_failure()
 
     def vanish(self, index: int) -> None:
-        """Take a pod away without a word."""
+        """Take a pod away without a word, as by a forced deletion."""
         pod = self.pods.pop(RUN.pod_name(index))
         self.agents.pop(pod.uid, None)
-        self.break_group()
+        self._notice_losses()
+
+    def lose_node(self, index: int) -> None:
+        """Take a pod's machine away: nobody hears it, and no kubelet speaks for it."""
+        pod = self.pods[RUN.pod_name(index)]
+        self.silent[pod.uid] = self.now
+        self.dead.add(pod.uid)
+        self._notice_losses()
+
+    def cut_off(self, index: int) -> None:
+        """Keep the operator from hearing a pod that its peers do hear."""
+        self.silent[self.pods[RUN.pod_name(index)].uid] = self.now
+
+    def drain(self, index: int) -> None:
+        """Have a pod deleted or evicted through the API."""
+        pod = self.pods[RUN.pod_name(index)]
+        if pod.phase is PodPhase.PENDING or pod.ended:
+            del self.pods[pod.name]
+            return
+        if pod.deletion_deadline is None:
+            deadline = self.now + timedelta(seconds=GRACE_PERIOD_S)
+            self.pods[pod.name] = replace(pod, deletion_deadline=deadline)
+            agent = self.agents.get(pod.uid)
+            if agent is not None:
+                agent.is_leaving = True
+
+    def end(self, pod: Pod, code: int, **changes: Any) -> None:
+        """End a pod's containers; one that is being deleted then goes."""
+        agent = self.agents.pop(pod.uid, None)
+        failure = changes.pop("failure", None)
+        present = self.pods[pod.name]
+        if present.deletion_deadline is not None:
+            del self.pods[pod.name]
+            return
+        self.pods[pod.name] = replace(
+            present,
+            phase=PodPhase.FAILED if code else PodPhase.SUCCEEDED,
+            exit=make_exit(
+                code, report=agent.report(failure) if agent else None, finished=self.now
+            ),
+            **changes,
+        )
+
+    # What can be read of it
+
+    @property
+    def step(self) -> int:
+        return self.group.step
+
+    def agent(self, index: int) -> LittleAgent:
+        return self.agents[self.pods[RUN.pod_name(index)].uid]
 
     def states(self) -> list[str]:
         return [self.agents[pod.uid].state for pod in self.live_pods()]
@@ -193,54 +268,35 @@ class World:
     def live_pods(self) -> list[Pod]:
         return sorted((p for p in self.pods.values() if p.live), key=lambda pod: pod.index)
 
-    @property
-    def _number(self) -> int:
-        return self.status.group.generation if self.status.group else 0
+    def members(self) -> list[int]:
+        """The indexes of the present group's pods by rank; -1 for one that is gone."""
+        pods = self.observe().members
+        return [pod.index if pod else -1 for pod in pods]
 
-    @property
-    def _wish(self) -> Wish | Rejection:
-        if self._resolved is None or self._resolved[0] != self.generation:
-            self._resolved = (self.generation, resolve_wish(RUN, self.spec))
-        return self._resolved[1]
+    # What it does by itself
 
-    def _carry_out(self, action: Action) -> None:
+    def carry_out(self, action: Action) -> None:
+        """Do what the operator asks of the API server and of agents."""
         match action:
             case CreatePods(indexes=indexes, image=image):
                 for index in indexes:
-                    self._create(index, image)
-            case DeletePod(pod=pod):
-                present = self.pods.get(pod.name)
-                if present is not None and present.uid == pod.uid:
-                    del self.pods[pod.name]
-                    agent = self.agents.pop(pod.uid, None)
-                    if agent is not None and agent.generation == self._number:
-                        self.break_group()
-            case Assign():
-                self._assign(action)
-            case Stop(pod=pod, mode=mode):
-                code = ExitCode.DONE if mode is StopMode.RELEASE else ExitCode.INTERRUPTED
-                self._end(pod, code)
+                    self.create(index, image)
+            case DeletePod(pod=pod, force=force):
+                self.delete(pod, force=force)
+            case Assign(assignment=assignment, pods=pods):
+                for pod in pods:
+                    if self._reaches(pod):
+                        self.agents[pod.uid].assign(assignment)
+            case Stop(pod=pod, mode=mode, generation=generation):
+                if self._reaches(pod):
+                    self.agents[pod.uid].stop(generation, mode)
             case DeleteRun():
                 self.deleted = True
 
-    def _assign(self, action: Assign) -> None:
-        for pod in action.pods:
-            agent = self.agents.get(pod.uid)
-            if agent is None or agent.generation >= action.assignment.generation:
-                continue
-            self.agents[pod.uid] = agent.model_copy(
-                update={
-                    "state": AgentState.FORMING,
-                    "generation": action.assignment.generation,
-                    "assignment_digest": action.assignment.digest(),
-                    "failure": None,
-                }
-            )
-
-    def _create(self, index: int, image: str) -> None:
+    def create(self, index: int, image: str) -> None:
         name = RUN.pod_name(index)
         assert name not in self.pods, "a second pod of an index"
-        wish = self._wish
+        wish = self.wish
         assert isinstance(wish, Wish)
         self.births += 1
         self.pods[name] = make_pod(
@@ -249,55 +305,93 @@ class World:
             revision=wish.revision,
             image=image,
             phase=PodPhase.PENDING,
+            created=self.now.replace(microsecond=0),
             address=None,
         )
 
-    def _end(self, pod: Pod, code: int, **changes: Any) -> None:
-        agent = self.agents.pop(pod.uid, None)
-        report = TerminationReport(
-            generation=agent.generation if agent else 0,
-            progress=agent.progress if agent else None,
-            failure=changes.pop("failure", None),
-        )
-        self.pods[pod.name] = replace(
-            self.pods[pod.name],
-            phase=PodPhase.FAILED if code else PodPhase.SUCCEEDED,
-            exit=make_exit(code, report=report, finished=self.now),
-            **changes,
-        )
-
-    def _live_on(self) -> None:
-        """Let a second pass: pods start, agents warm up, groups form and train."""
-        for name, pod in self.pods.items():
-            if pod.phase is PodPhase.PENDING and pod.obstacle is None:
-                self.pods[name] = replace(
-                    pod, phase=PodPhase.RUNNING, address=f"10.0.{self.births}.{pod.index}"
-                )
-            elif pod.live and pod.uid not in self.agents:
-                self.agents[pod.uid] = AgentStatus(
-                    run_uid=RUN.uid, index=pod.index, state=AgentState.WARM
-                )
-        self._train()
-
-    def _train(self) -> None:
-        group = self.status.group
-        members = [pod for pod in self.live_pods() if pod.uid in self.agents]
-        members = [
-            pod
-            for pod in members
-            if group is not None and self.agents[pod.uid].generation == group.generation
-        ]
-        able = {AgentState.FORMING, AgentState.TRAINING}
-        if group is None or len(members) < group.members:
+    def delete(self, pod: Pod, *, force: bool) -> None:
+        present = self.pods.get(pod.name)
+        if present is None or present.uid != pod.uid:
             return
-        if any(self.agents[pod.uid].state not in able for pod in members):
+        if not force:
+            self.drain(pod.index)
             return
-        self.step = min(self.step + 1, TOTAL_STEPS)
-        for rank, pod in enumerate(members):
-            progress = make_progress(self.step) if rank == 0 else None
-            self.agents[pod.uid] = self.agents[pod.uid].model_copy(
-                update={"state": AgentState.TRAINING, "progress": progress}
+        del self.pods[pod.name]
+        self.agents.pop(pod.uid, None)
+        self._notice_losses()
+
+    def live_on(self) -> None:
+        """Let a second pass: pods start and end, agents warm up, groups form and train."""
+        for pod in list(self.pods.values()):
+            self._live_on_pod(pod)
+        self._notice_losses()
+        for index, code in self.group.train(self._heard(), self.now.timestamp()):
+            self.end(self.pods[RUN.pod_name(index)], code)
+        self.deaf.clear()
+
+    def _live_on_pod(self, pod: Pod) -> None:
+        if pod.uid in self.dead:
+            return
+        running = sum(p.phase is PodPhase.RUNNING for p in self.pods.values())
+        has_room = self.room is None or running < self.room
+        if pod.phase is PodPhase.PENDING and pod.obstacle is None and has_room:
+            self.pods[pod.name] = replace(
+                pod, phase=PodPhase.RUNNING, address=f"10.0.{self.births}.{pod.index}"
             )
-        if self.step == TOTAL_STEPS:
-            for pod in members:
-                self._end(pod, ExitCode.DONE)
+        elif pod.live and pod.uid not in self.agents:
+            self.agents[pod.uid] = LittleAgent(run_uid=RUN.uid, index=pod.index)
+        elif pod.has_agent and pod.uid in self.agents:
+            self._live_on_agent(pod, self.agents[pod.uid])
+        elif pod.deletion_deadline is not None:
+            del self.pods[pod.name]
+
+    def _live_on_agent(self, pod: Pod, agent: LittleAgent) -> None:
+        if agent.stop_mode is not None:
+            self.group.saved = self.group.step
+            is_done = agent.stop_mode is StopMode.RELEASE
+            self.end(pod, ExitCode.DONE if is_done else ExitCode.INTERRUPTED)
+            return
+        if not agent.is_leaving:
+            return
+        assert pod.deletion_deadline is not None
+        told = pod.deletion_deadline - timedelta(seconds=GRACE_PERIOD_S)
+        is_overdue = self.now >= told + timedelta(seconds=LEAVE_TIMEOUT_S)
+        if not agent.is_in_group or is_overdue:
+            self.group.saved = self.group.step
+            self.end(pod, ExitCode.INTERRUPTED)
+
+    def _reaches(self, pod: Pod) -> bool:
+        return pod.uid in self.agents and pod.uid not in (self.silent.keys() | self.deaf)
+
+    def _heard(self) -> dict[int, LittleAgent]:
+        """The agents that hear each other, by index; the operator may hear fewer."""
+        return {
+            pod.index: self.agents[pod.uid]
+            for pod in self.pods.values()
+            if pod.uid in self.agents and pod.uid not in self.dead
+        }
+
+    def _notice_losses(self) -> None:
+        """Let agents notice which members of their groups are gone."""
+        heard = self._heard()
+        for agent in heard.values():
+            if agent.assignment is None or not agent.is_in_group:
+                continue
+            gone = tuple(self._gone_of(agent, heard))
+            agent.lost = gone
+            if gone and agent.state is AgentState.TRAINING:
+                agent.state = AgentState.FORMING
+
+    def _gone_of(self, agent: LittleAgent, heard: dict[int, LittleAgent]) -> Iterator[int]:
+        assert agent.assignment is not None
+        places = (*agent.assignment.members, *agent.assignment.leaving)
+        if agent.generation in self.group.handed_over:
+            places = agent.assignment.members
+        for member in places:
+            other = heard.get(member.index)
+            if other is None or not self._is_same(member.index, member.address):
+                yield member.index
+
+    def _is_same(self, index: int, address: str) -> bool:
+        pod = self.pods.get(RUN.pod_name(index))
+        return pod is not None and pod.address == address

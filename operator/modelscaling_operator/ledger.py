@@ -1,0 +1,88 @@
+"""The ledger of the group's changes: what each cost, as the processes that went on tell it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from modelscaling.api.conditions import Reason
+from modelscaling.api.status import (
+    RESCALES_KEPT,
+    GroupStatus,
+    ModelScalingStatus,
+    RescaleRecord,
+)
+from modelscaling.protocol import AgentState
+from modelscaling_operator.progress import decimal
+
+if TYPE_CHECKING:
+    from modelscaling.protocol import Progress, Resumption
+    from modelscaling_operator.observation import Observation
+
+
+def record_training(
+    status: ModelScalingStatus, seen: Observation, progress: Progress | None
+) -> ModelScalingStatus:
+    """Return the status once the present group was seen to train: with the change that led to it
+    in the ledger, once for each attempt that took the run up from another.
+    """
+    group = status.group
+    if group is None:
+        return status
+    group = group.model_copy(update={"trained": group.trained or _trains(seen)})
+    resumption = progress.resumption if progress else None
+    if resumption is None or not _is_new(resumption, group):
+        return status.model_copy(update={"group": group})
+    record = _record(resumption, group, seen.status)
+    rescales = (*status.rescales, record)[-RESCALES_KEPT:] if record else status.rescales
+    group = group.model_copy(update={"recorded_attempt": resumption.attempt, "trained": True})
+    return status.model_copy(update={"group": group, "rescales": rescales})
+
+
+def _trains(seen: Observation) -> bool:
+    group = seen.status.group
+    agents = (seen.agent(pod) for pod in seen.members if pod)
+    return group is not None and any(
+        agent is not None
+        and agent.generation == group.generation
+        and agent.state is AgentState.TRAINING
+        for agent in agents
+    )
+
+
+def _is_new(resumption: Resumption, group: GroupStatus) -> bool:
+    return resumption.generation == group.generation and resumption.attempt > group.recorded_attempt
+
+
+def _record(
+    resumption: Resumption, group: GroupStatus, before: ModelScalingStatus
+) -> RescaleRecord | None:
+    """Return the ledger's entry; None where the run did not train right before, as after it was
+    suspended.
+    """
+    is_change = group.recorded_attempt == 0 and group.stopped_mesh is not None
+    if is_change:
+        cause, former = group.cause, group.stopped_mesh
+    elif resumption.attempt > 1:
+        cause, former = Reason.WORKER_REPLACED.value, group.mesh
+    else:
+        return None
+    resumed = datetime.fromtimestamp(resumption.resumed_time, UTC)
+    if resumption.stopped_time is not None:
+        downtime_s = resumption.resumed_time - resumption.stopped_time
+    else:
+        stopped = group.stopped_time if is_change else before.restarts.last_time
+        downtime_s = (resumed - stopped).total_seconds() if stopped else 0
+    known = before.progress.step if before.progress else 0
+    return RescaleRecord(
+        time=resumed,
+        cause=cause,
+        from_=resumption.mesh_before or former or group.mesh,
+        to=group.mesh,
+        downtime_seconds=f"{max(downtime_s, 0):.3f}",
+        lost_steps=max(0, resumption.furthest_step - resumption.step, known - resumption.step),
+        step=resumption.step,
+        source=resumption.source.value,
+        loss_before=decimal(resumption.loss_before, 4),
+        loss_after=decimal(resumption.loss_after, 4),
+    )

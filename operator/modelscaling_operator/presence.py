@@ -1,0 +1,89 @@
+"""What can be expected of each pod: whether it can be in the next group, leaves, or is gone.
+
+Two witnesses are needed to give a silent pod up: the operator, which gets no answer, and an agent
+of the same group that the operator does hear. Were the operator's word enough, one that is itself
+cut off would delete every pod of every run.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from modelscaling.protocol import AgentState, AgentStatus
+from modelscaling_operator.observation import Silence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from modelscaling_operator.observation import Observation, Pod
+
+HICCUP_S = 10
+"""Seconds without an answer in which an agent that nobody else misses is still counted on."""
+KUBELET_S = 10
+"""Seconds in which the kubelet says how a pod ended whose machine refuses connections to it."""
+
+_ABLE = frozenset({AgentState.WARM, AgentState.FORMING, AgentState.TRAINING})
+_ENDING = frozenset({AgentState.STOPPING, AgentState.ENDED})
+
+
+class Presence(StrEnum):
+    """What can be expected of a pod."""
+
+    ABLE = "Able"
+    """Its agent can follow into the next group."""
+    STARTING = "Starting"
+    """It is awaited: to be scheduled, to start, or to answer again."""
+    LEAVING = "Leaving"
+    """It was told to end, and can hand over what it holds before it does."""
+    GOING = "Going"
+    """Nothing is to be had of it any more, and it ends by itself."""
+    LOST = "Lost"
+    """Nobody hears it."""
+    ENDED = "Ended"
+
+
+def presences(seen: Observation, now: datetime) -> Mapping[str, Presence]:
+    """Return what can be expected of each of the run's own pods, by their UIDs."""
+    missed = _missed(seen)
+    return {pod.uid: _presence(pod, seen, now, is_missed=pod.index in missed) for pod in seen.own}
+
+
+def _missed(seen: Observation) -> frozenset[int]:
+    """Return the indexes of pods that an agent of the present group has lost."""
+    group = seen.status.group
+    if group is None:
+        return frozenset()
+    answers = (seen.agent(pod) for pod in (*seen.members, *seen.leavers) if pod)
+    return frozenset(
+        index
+        for agent in answers
+        if agent is not None and agent.generation == group.generation
+        for index in agent.lost
+    )
+
+
+def _presence(pod: Pod, seen: Observation, now: datetime, *, is_missed: bool) -> Presence:
+    answer = seen.agents.get(pod.uid)
+    if pod.ended:
+        return Presence.ENDED
+    if isinstance(answer, AgentStatus):
+        return _of_agent(pod, answer)
+    if isinstance(answer, Silence) and is_missed:
+        # A machine that refuses connections is there, and its kubelet knows more than anybody.
+        is_told_soon = answer.is_refusal and now < answer.since + timedelta(seconds=KUBELET_S)
+        return Presence.GOING if is_told_soon else Presence.LOST
+    if pod.deletion_deadline is None:
+        return Presence.STARTING
+    is_hiccup = isinstance(answer, Silence) and now < answer.since + timedelta(seconds=HICCUP_S)
+    return Presence.LEAVING if is_hiccup else Presence.GOING
+
+
+def _of_agent(pod: Pod, agent: AgentStatus) -> Presence:
+    if agent.state in _ENDING:
+        return Presence.GOING
+    if pod.deletion_deadline is not None or agent.is_leaving:
+        return Presence.LEAVING
+    return Presence.ABLE if agent.state in _ABLE else Presence.STARTING

@@ -1,0 +1,57 @@
+"""The condition `Rescaling`: from when another group is wished until it trains, and why not yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling_operator.group import LOSSES
+from modelscaling_operator.membership import present_assignment
+from modelscaling_operator.running import group_trains, waits_for
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from modelscaling.api.status import GroupStatus
+    from modelscaling_operator.draft import Draft
+    from modelscaling_operator.observation import Observation
+    from modelscaling_operator.roles import Roles
+    from modelscaling_operator.wish import Wish
+
+
+def say_rescaling(
+    draft: Draft, wish: Wish, seen: Observation, roles: Roles, now: datetime
+) -> Draft:
+    """Return the draft with the condition."""
+    group = seen.status.group
+    if group is not None and _is_forming(group):
+        return draft.condition(
+            ConditionType.RESCALING,
+            holds=True,
+            reason=group.cause,
+            message=f"The group changes from {group.stopped_mesh} to {group.mesh}.",
+        )
+    if group is None or not group_trains(seen, now) or is_as_wished(wish, seen):
+        return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
+    waiting = waits_for(wish, seen, roles, now)
+    change = f"The group changes from {group.mesh} to {wish.plan.mesh}"
+    return draft.condition(
+        ConditionType.RESCALING,
+        holds=True,
+        reason=waiting.reason if waiting else Reason.WAITING_FOR_AGENTS,
+        message=f"{change}: {waiting.message}" if waiting else f"{change}.",
+    )
+
+
+def is_as_wished(wish: Wish, seen: Observation) -> bool:
+    """Whether the present group is the one that is wished, of pods that stay."""
+    group = seen.status.group
+    if group is None or group.broken or group.members != wish.spec.replicas:
+        return False
+    return present_assignment(wish, seen) is not None
+
+
+def _is_forming(group: GroupStatus) -> bool:
+    """Whether a group that trained is being replaced by plan, rather than after a loss."""
+    is_planned = group.cause not in LOSSES
+    return not group.trained and group.stopped_mesh is not None and is_planned

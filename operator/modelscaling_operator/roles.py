@@ -1,0 +1,107 @@
+"""Who is what among the run's own pods: members of the wished group, spares, or too many.
+
+An index is only a name. A place is given to a pod, not to an index: the place of one that is lost
+or told to end is taken at once by a pod of another index, whoever still has the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+from modelscaling.protocol import AgentState
+from modelscaling_operator.failure import is_failed, retry_time
+from modelscaling_operator.observation import PodPhase
+from modelscaling_operator.presence import Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from modelscaling_operator.observation import Observation, Pod
+    from modelscaling_operator.wish import Wish
+
+FINISH_MARGIN_S = 10
+"""Seconds after a member's good end in which the end of the first rank is awaited; after them the
+pod counts as one that was released and is wanted again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The run's own pods that can be counted on, by what they are for."""
+
+    wished: tuple[Pod, ...]
+    """Those that are to be the group: at most spec.replicas."""
+    spares: tuple[Pod, ...]
+    """Those that wait beside it, at most spec.elastic.spares."""
+    surplus: tuple[Pod, ...]
+    """Those that nobody wants."""
+    able: tuple[Pod, ...]
+    """Those that can follow into the next group, in the order in which they are taken."""
+    create: tuple[int, ...]
+    """Indexes of the pods that are missing: the lowest that no pod has."""
+
+
+def assign_roles(
+    wish: Wish, seen: Observation, present: Mapping[str, Presence], now: datetime
+) -> Roles:
+    """Return who is what.
+
+    Members of the present group are taken first, then pods that are warm, then those that run,
+    and among equals the lowest index. So a run that shrinks gives up pods outside the group before
+    members, and of these the highest indexes.
+    """
+    group = frozenset(seen.status.group.pods if seen.status.group else ())
+
+    def order(pod: Pod) -> tuple[bool, bool, bool, int]:
+        is_able = present[pod.uid] is Presence.ABLE
+        return (pod.uid not in group, not is_able, not pod.live, pod.index)
+
+    awaited = {Presence.ABLE, Presence.STARTING}
+    pods = sorted(
+        (pod for pod in seen.own if present[pod.uid] in awaited and pod.revision == wish.revision),
+        key=order,
+    )
+    replicas, spares = wish.spec.replicas, wish.spec.elastic.spares
+    held = sum(_holds_place(pod, seen, present, now) for pod in seen.own)
+    missing = max(0, replicas + spares - len(pods) - held)
+    return Roles(
+        wished=tuple(pods[:replicas]),
+        spares=tuple(pods[replicas : replicas + spares]),
+        surplus=tuple(pods[replicas + spares :]),
+        able=tuple(pod for pod in pods if present[pod.uid] is Presence.ABLE),
+        create=_lowest_free(seen, missing),
+    )
+
+
+def is_finishing(pod: Pod, seen: Observation, now: datetime) -> bool:
+    """Whether a member of the group ended well just now: then so will the others."""
+    group = seen.status.group
+    if group is None or pod.uid not in group.pods or pod.phase is not PodPhase.SUCCEEDED:
+        return False
+    finished = pod.exit.finished if pod.exit else None
+    return finished is not None and now <= finished + timedelta(seconds=FINISH_MARGIN_S)
+
+
+def _holds_place(
+    pod: Pod, seen: Observation, present: Mapping[str, Presence], now: datetime
+) -> bool:
+    """Whether a pod that is over must be heard out before another one takes its place: the next
+    may come only after a pause, or not at all.
+    """
+    if pod.deletion_deadline is not None:
+        return False
+    if is_failed(pod):
+        wait = retry_time(seen.status.restarts)
+        return wait is not None and now < wait
+    if present[pod.uid] is Presence.GOING:
+        agent = seen.agent(pod)
+        return agent is None or agent.state is AgentState.ENDED
+    return is_finishing(pod, seen, now)
+
+
+def _lowest_free(seen: Observation, number: int) -> tuple[int, ...]:
+    taken = {pod.index for pod in seen.pods}
+    return tuple(islice((index for index in count() if index not in taken), number))

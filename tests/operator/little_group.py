@@ -1,0 +1,155 @@
+"""How little agents meet, take the state over and train; see `modelscaling.protocol`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modelscaling.exit_code import ExitCode
+from modelscaling.protocol import AgentState, Progress, Resumption, StateSource
+from tests.operator.little_agent import LittleAgent, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from modelscaling.protocol import GroupAssignment
+
+TOTAL_STEPS = 125
+"""64k tokens in batches of 8 samples of 64 tokens."""
+STEP_S = 0.2
+
+
+def make_progress(step: int, **changes: Any) -> Progress:
+    values: dict[str, Any] = {
+        "step": step,
+        "total_steps": TOTAL_STEPS,
+        "tokens": step * 512,
+        "sample_digest": f"digest-{step}",
+    }
+    return Progress(**{**values, **changes})
+
+
+@dataclass(slots=True)
+class LittleGroup:
+    """What the agents that hear each other do together, a step a second."""
+
+    step: int = 0
+    """The newest step that was done, or gone back to."""
+    furthest: int = 0
+    saved: int = 0
+    """The step of the checkpoint, which is written when agents are told to stop."""
+    losses: int = 0
+    """How many times steps had to be done again."""
+    handed_over: set[int] = field(default_factory=set)
+    """Numbers of the groups that have trained."""
+    trained: int = 0
+    """The newest of them."""
+    mesh: str | None = None
+    resumption: Resumption | None = None
+
+    def train(self, heard: Mapping[int, LittleAgent], now_s: float) -> Iterator[tuple[int, int]]:
+        """Do a step in the group that is complete; yield who ends, with the exit code."""
+        trained = 0
+        for assignment in _assignments(heard.values()):
+            members = _met(assignment.members, assignment, heard)
+            leavers: list[LittleAgent] | None = []
+            if assignment.generation not in self.handed_over:
+                leavers = _met(assignment.leaving, assignment, heard)
+            if members is None or leavers is None:
+                continue
+            trained += 1
+            assert trained == 1, "two groups train at a time"
+            assert assignment.generation >= self.trained, "an older group trains"
+            yield from self._do_step(assignment, members, leavers, now_s)
+
+    def _do_step(
+        self,
+        assignment: GroupAssignment,
+        members: Sequence[LittleAgent],
+        leavers: Sequence[LittleAgent],
+        now_s: float,
+    ) -> Iterator[tuple[int, int]]:
+        if any(agent.state is not AgentState.TRAINING for agent in members):
+            self._take_over(assignment, members, leavers, now_s)
+            self.handed_over.add(assignment.generation)
+            self.trained = assignment.generation
+            self.mesh = str(assignment.mesh)
+        self.step += 1
+        self.furthest = max(self.furthest, self.step)
+        for rank, agent in enumerate(members):
+            agent.state = AgentState.TRAINING
+            agent.failure = None
+            agent.progress = (
+                make_progress(self.step, resumption=self.resumption) if rank == 0 else None
+            )
+            agent.held = frozenset({self._part(assignment, rank)})
+        for agent in leavers:
+            yield agent.index, ExitCode.INTERRUPTED if agent.is_leaving else ExitCode.DONE
+        if self.step == TOTAL_STEPS:
+            for agent in members:
+                yield agent.index, ExitCode.DONE
+
+    def _take_over(
+        self,
+        assignment: GroupAssignment,
+        members: Sequence[LittleAgent],
+        leavers: Sequence[LittleAgent],
+        now_s: float,
+    ) -> None:
+        attempt = max(agent.attempt for agent in (*members, *leavers)) + 1
+        for agent in (*members, *leavers):
+            agent.attempt = attempt
+        parts = frozenset().union(*(agent.held for agent in (*members, *leavers)))
+        step = max(_newest_whole(parts), self.saved)
+        self.losses += step < self.step
+        self.resumption = None
+        if self.trained:
+            is_there = any(part.step == step for part in parts)
+            source = StateSource.MEMORY if is_there else StateSource.CHECKPOINT
+            self.resumption = Resumption(
+                generation=assignment.generation,
+                attempt=attempt,
+                source=source,
+                step=step,
+                furthest_step=self.furthest,
+                mesh_before=self.mesh if source is StateSource.MEMORY else None,
+                stopped_time=now_s - STEP_S if source is StateSource.MEMORY else None,
+                resumed_time=now_s,
+                loss_before=2.5,
+                loss_after=2.25,
+            )
+        self.step = step
+
+    def _part(self, assignment: GroupAssignment, rank: int) -> Part:
+        if assignment.mesh.is_sharded:
+            return Part(self.step, rank, len(assignment.members))
+        return Part(self.step, 0, 1)
+
+
+def _assignments(agents: Any) -> list[GroupAssignment]:
+    found = {a.generation: a.assignment for a in agents if a.assignment and a.is_in_group}
+    return [found[number] for number in sorted(found)]
+
+
+def _met(
+    places: Any, assignment: GroupAssignment, heard: Mapping[int, LittleAgent]
+) -> list[LittleAgent] | None:
+    """Return the agents of these places; None unless all have come."""
+    agents = [heard.get(member.index) for member in places]
+    met = [
+        agent
+        for agent in agents
+        if agent is not None and agent.is_in_group and agent.assignment is not None
+    ]
+    met = [agent for agent in met if agent.generation == assignment.generation]
+    return met if len(met) == len(places) else None
+
+
+def _newest_whole(parts: frozenset[Part]) -> int:
+    """Return the newest step of which all parts are there; 0 is where every run begins."""
+    whole = [
+        part.step
+        for part in parts
+        if all(Part(part.step, other, part.parts) in parts for other in range(part.parts))
+    ]
+    return max(whole, default=0)
