@@ -28,18 +28,21 @@ def make_assignment(
     generation: int = 1,
     run_uid: str = RUN_UID,
     configuration: RunConfiguration | None = None,
+    leaving: int = 0,
 ) -> GroupAssignment:
-    """Return a group of pods 0, 1, … with so many processes each."""
-    members = tuple(
+    """Return a group of pods 0, 1, … with so many processes each, of which the last ones leave."""
+    pods = tuple(
         Member(index=index, address=f"10.0.0.{index + 1}", processes=count)
         for index, count in enumerate(processes)
     )
+    members = pods[: len(pods) - leaving]
     return GroupAssignment(
         run_uid=run_uid,
         generation=generation,
         members=members,
-        mesh=Mesh(dataReplicate=sum(processes)),
+        mesh=Mesh(dataReplicate=sum(member.processes for member in members)),
         configuration=configuration or make_configuration(),
+        leaving=pods[len(members) :],
     )
 
 

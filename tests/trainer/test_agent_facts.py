@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.exit_code import ExitCode
-from modelscaling.protocol import AgentState, StopMode
+from modelscaling.protocol import AgentState, Failure, StopMode, StoreAddress
 from modelscaling_trainer.agent.decision import decide
-from modelscaling_trainer.agent.facts import Facts, WorkerFacts, WorkerState
+from modelscaling_trainer.agent.facts import Facts
+from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
+    Alive,
     FiguresTaken,
     GroupEnded,
     GroupLost,
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     from modelscaling_trainer.worker_protocol import Event
 
 DEADLINE = 10.0
+NOW = 5.0
 FIGURES = make_figures()
+DIED = Failure(exit_code=ExitCode.CRASHED, reason="WorkerDied", message="killed by SIGKILL")
 
 
 def warm(processes: int = 1) -> Facts:
@@ -37,22 +42,63 @@ def warm(processes: int = 1) -> Facts:
 
 
 def hear(facts: Facts, event: Event, local_rank: int = 0) -> Facts:
-    return facts.heard(local_rank, event, failure_deadline=DEADLINE)
+    return facts.heard(local_rank, event, now=NOW)
 
 
-def carry_out(facts: Facts) -> Facts:
-    """The facts after all that is decided now has been done."""
-    while commands := decide(facts, 0.0).commands:
+def lose(facts: Facts, local_rank: int = 0) -> Facts:
+    return facts.losing_worker(local_rank, DIED, now=NOW)
+
+
+def carry_out(facts: Facts, now: float = 0.0) -> Facts:
+    """The facts after all that is decided by then has been done."""
+    while commands := decide(facts, now).commands:
         for local_rank, command in commands:
             facts = facts.told(local_rank, command)
     return facts
 
 
-def training(generation: int = 1) -> Facts:
+def replace_worker(facts: Facts, local_rank: int = 0) -> Facts:
+    """The facts once another process is warm in the place of a worker."""
+    return replace_worker_with(facts, WorkerState.IDLE, local_rank)
+
+
+def replace_worker_with(facts: Facts, state: WorkerState, local_rank: int = 0) -> Facts:
+    workers = list(facts.workers)
+    workers[local_rank] = replace(workers[local_rank], state=state)
+    return replace(facts, workers=tuple(workers))
+
+
+def training(generation: int = 1, attempt: int = 1) -> Facts:
     """An agent of one process that leads a group of two pods and trains in it."""
     facts = warm().obeying(make_placement(1, 1, generation=generation), deadline=DEADLINE)
     facts = carry_out(facts)
-    return hear(facts, PhaseBegan(generation=generation, phase="Training"))
+    return hear(facts, PhaseBegan(generation=generation, attempt=attempt, phase="Training"))
+
+
+def following(generation: int = 1) -> Facts:
+    """An agent of one process that is the second pod of a group of two, and trains in it."""
+    facts = warm().obeying(make_placement(1, 1, index=1, generation=generation), deadline=DEADLINE)
+    facts = carry_out(facts.knowing_store(store(generation=generation)))
+    return hear(facts, PhaseBegan(generation=generation, attempt=1, phase="Training"))
+
+
+def store(
+    *, generation: int = 1, attempt: int = 1, port: int = 4242, with_leaving: bool = False
+) -> StoreAddress:
+    return StoreAddress(
+        generation=generation, attempt=attempt, port=port, with_leaving=with_leaving
+    )
+
+
+def lost(generation: int = 1, attempt: int = 1) -> GroupLost:
+    return GroupLost(generation=generation, attempt=attempt, message="rank 1 is gone")
+
+
+def progress(step: int, attempt: int = 1) -> ProgressMade:
+    return ProgressMade(generation=1, attempt=attempt, progress=make_progress(step=step))
+
+
+# What an agent says that it does
 
 
 def test_the_life_of_a_group_shows_in_the_state() -> None:
@@ -65,9 +111,9 @@ def test_the_life_of_a_group_shows_in_the_state() -> None:
     states.append(facts.state())
     facts = carry_out(facts)
     for phase in ("Forming", "Loading", "Training", "Saving"):
-        facts = hear(facts, PhaseBegan(generation=1, phase=phase))
+        facts = hear(facts, PhaseBegan(generation=1, attempt=1, phase=phase))
         states.append(facts.state())
-    facts = hear(facts, GroupEnded(generation=1, outcome=Outcome.STOPPED))
+    facts = hear(facts, GroupEnded(generation=1, attempt=1, outcome=Outcome.STOPPED))
     states.append(facts.state())
 
     assert states == [
@@ -96,27 +142,122 @@ def test_a_new_assignment_is_forming_while_the_old_group_still_trains() -> None:
     assert facts.generation == 2
 
 
-def test_a_lost_group_leaves_the_agent_warm_with_the_reason_until_the_next_one() -> None:
-    facts = hear(training(), GroupLost(generation=1, message="rank 1 is gone"))
+def test_a_group_that_broke_is_being_formed_until_it_trains_again() -> None:
+    lost_group = hear(training(), lost())
+    died = lose(training())
+    again = carry_out(lost_group, now=NOW)
+    loading = hear(again, PhaseBegan(generation=1, attempt=2, phase="Loading"))
+    trains = hear(again, PhaseBegan(generation=1, attempt=2, phase="Training"))
 
+    for facts in (
+        lost_group,
+        died,
+        replace_worker_with(died, WorkerState.STARTING),
+        again,
+        loading,
+    ):
+        assert facts.state() is AgentState.FORMING
+    assert trains.state() is AgentState.TRAINING
+
+
+def test_a_worker_that_is_replaced_while_it_waits_makes_the_pod_start_again() -> None:
+    facts = lose(warm())
+    assert facts.state() is AgentState.STARTING
+    assert facts.failure == DIED
+
+    facts = hear(replace_worker_with(facts, WorkerState.STARTING), Warm())
     assert facts.state() is AgentState.WARM
+    assert facts.failure is None
+
+
+# Attempts
+
+
+def test_a_leader_meets_again_at_once_when_its_group_is_lost() -> None:
+    facts = hear(training(), lost())
+
     assert facts.failure is not None
     assert (facts.failure.reason, facts.failure.rank) == ("GroupLost", 0)
-    assert not facts.is_pending()
-    assert facts.obeying(make_placement(1, generation=2), deadline=DEADLINE).failure is None
+    again = carry_out(facts, now=NOW)
+    assert (again.attempt, again.workers[0].attempt) == (2, 2)
+    assert again.workers[0].state is WorkerState.BUSY
+
+
+def test_a_member_asks_for_the_next_attempt_when_its_group_is_lost() -> None:
+    facts = hear(following(), lost())
+    assert facts.needs_store()
+    assert facts.awaited_attempt == 2
+
+    told = carry_out(facts.knowing_store(store(attempt=3)), now=NOW)
+
+    assert told.workers[0].attempt == told.attempt == 3
+    assert not told.needs_store()
+
+
+def test_the_store_of_a_broken_attempt_is_not_taken() -> None:
+    facts = hear(following(), lost())
+
+    assert facts.knowing_store(store(attempt=1)) == facts
+
+
+def test_a_member_learns_that_its_attempt_is_broken_before_its_worker_does() -> None:
+    facts = following().breaking(1, 1, why="pod 0 fell silent", now=NOW)
+
+    assert facts.needs_store()
+    assert facts.workers[0].broken_because == "pod 0 fell silent"
+    assert hear(facts, lost()).workers[0].broken_because is None
+
+
+def test_what_is_said_of_an_attempt_twice_breaks_it_once() -> None:
+    once = training().breaking(1, 1, why="pod 1 fell silent", now=NOW)
+    twice = once.breaking(1, 1, why="pod 1 asks for attempt 2", now=NOW + 1)
+
+    assert twice == once
+    assert hear(once, lost()).breaks == 1
+
+
+def test_an_attempt_that_has_not_begun_yet_is_not_broken_by_those_who_ask_for_it() -> None:
+    facts = warm().obeying(make_placement(1, 1), deadline=DEADLINE)
+
+    assert facts.breaking(1, 0, why="pod 1 asks for attempt 1", now=NOW) == facts
+
+
+def test_a_new_group_begins_with_its_first_attempt() -> None:
+    facts = hear(training(), lost()).obeying(make_placement(1, 1, generation=2), deadline=DEADLINE)
+
+    assert (facts.attempt, facts.awaited_attempt, facts.failure) == (0, 1, None)
+    assert carry_out(facts).workers[0].attempt == 1
 
 
 def test_the_loss_of_an_older_group_says_nothing_of_the_new_one() -> None:
     facts = training(generation=1).obeying(make_placement(1, generation=2), deadline=DEADLINE)
 
-    facts = hear(facts, GroupLost(generation=1, message="rank 1 is gone"))
+    facts = hear(facts, lost(generation=1))
 
     assert facts.failure is None
+    assert facts.awaited_attempt == 1
     assert facts.is_pending()
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(lost(attempt=1), id="it was lost"),
+        pytest.param(progress(step=9, attempt=1), id="a step"),
+        pytest.param(FiguresTaken(generation=1, attempt=1, figures=FIGURES), id="figures"),
+        pytest.param(StoreOpened(generation=1, attempt=1, port=4242), id="its store"),
+        pytest.param(PhaseBegan(generation=1, attempt=1, phase="Saving"), id="a phase"),
+        pytest.param(GroupEnded(generation=1, attempt=1, outcome=Outcome.COMPLETE), id="it ended"),
+    ],
+)
+def test_what_a_worker_says_of_an_attempt_that_it_has_left_changes_nothing(event: Event) -> None:
+    facts = carry_out(hear(training(), lost()), now=NOW)
+
+    assert hear(facts, event) == facts
+
+
 def test_only_the_pod_with_rank_0_knows_the_progress() -> None:
-    leader = hear(training(), ProgressMade(generation=1, progress=make_progress(step=3)))
+    leader = hear(training(), progress(step=3))
     assert leader.progress == make_progress(step=3)
 
     follower = leader.obeying(make_placement(1, 1, index=1, generation=2), deadline=DEADLINE)
@@ -128,19 +269,21 @@ def test_only_the_pod_with_rank_0_knows_the_progress() -> None:
 
 def test_the_store_of_an_older_group_is_not_taken_for_the_new_one() -> None:
     facts = training(generation=1).obeying(make_placement(1, generation=2), deadline=DEADLINE)
+    assert hear(facts, StoreOpened(generation=1, attempt=1, port=4242)).store_port is None
 
-    assert hear(facts, StoreOpened(generation=1, port=4242)).store_port is None
-    assert hear(facts, StoreOpened(generation=2, port=4242)).store_port == 4242
+    facts = carry_out(hear(facts, GroupEnded(generation=1, attempt=1, outcome=Outcome.STOPPED)))
+
+    assert hear(facts, StoreOpened(generation=2, attempt=1, port=4242)).store_port == 4242
 
 
 @pytest.mark.parametrize(
     ("event", "has_trained"),
     [
-        pytest.param(PhaseBegan(generation=1, phase="Loading"), False, id="loading"),
-        pytest.param(FiguresTaken(generation=1, figures=FIGURES), True, id="a step on any rank"),
+        pytest.param(PhaseBegan(generation=1, attempt=1, phase="Loading"), False, id="loading"),
         pytest.param(
-            ProgressMade(generation=1, progress=make_progress()), True, id="a step on rank 0"
+            FiguresTaken(generation=1, attempt=1, figures=FIGURES), True, id="a step on any rank"
         ),
+        pytest.param(progress(step=7), True, id="a step on rank 0"),
     ],
 )
 def test_a_worker_holds_unsaved_steps_once_it_has_made_one(
@@ -149,36 +292,138 @@ def test_a_worker_holds_unsaved_steps_once_it_has_made_one(
     assert hear(training(), event).workers[0].has_trained is has_trained
 
 
-def test_the_first_failure_is_the_cause() -> None:
-    facts = hear(
-        training(),
-        WorkerFailed(exit_code=ExitCode.DIVERGED, reason="Diverged", message="loss is nan"),
-    )
+# Back-off
 
-    facts = facts.lost_worker(0, message="worker 0 ended with exit code 1", deadline=DEADLINE)
 
-    assert facts.is_failed
-    assert facts.failure is not None
-    assert (facts.failure.exit_code, facts.failure.reason) == (ExitCode.DIVERGED, "Diverged")
-    assert facts.workers[0].state is WorkerState.GONE
+def break_again(facts: Facts, attempt: int, now: float) -> Facts:
+    return facts.breaking(1, attempt, why="rank 1 is gone", now=now)
+
+
+def test_each_attempt_that_fails_without_a_step_holds_the_next_one_back_longer() -> None:
+    facts = training()
+    waits = []
+    for attempt in range(1, 10):
+        facts = break_again(facts, attempt, now=100.0)
+        waits.append(facts.begin_at - 100.0)
+
+    assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_step_that_is_new_ends_the_back_off_and_one_that_is_redone_does_not() -> None:
+    facts = hear(training(), progress(step=3))
+    facts = carry_out(break_again(facts, 1, now=NOW), now=NOW)
+    facts = hear(facts, lost(attempt=1))
+    facts = carry_out(facts, now=NOW)
+    assert facts.attempt == 2
+
+    assert hear(facts, progress(step=3, attempt=2)).breaks == 1
+    assert hear(facts, progress(step=4, attempt=2)).breaks == 0
+
+
+# Workers that die
+
+
+def test_a_dead_worker_breaks_its_attempt_and_its_siblings_are_to_leave_it() -> None:
+    facts = warm(processes=2).obeying(make_placement(2, 1), deadline=DEADLINE)
+    facts = carry_out(hear(carry_out(facts), StoreOpened(generation=1, attempt=1, port=4242)))
+
+    facts = lose(facts, local_rank=1)
+
+    assert not facts.is_failed
+    assert facts.worker_failures == 1
+    assert facts.failure == DIED
+    assert facts.workers[0].broken_because == DIED.message
+    assert facts.awaited_attempt == 2
 
 
 def test_a_group_that_was_lost_before_a_worker_died_does_not_hide_the_death() -> None:
-    facts = warm(processes=2).obeying(make_placement(2), deadline=DEADLINE)
-    facts = hear(carry_out(facts), GroupLost(generation=1, message="rank 1 is gone"))
+    facts = lose(hear(training(), lost()))
 
-    facts = facts.lost_worker(1, message="worker 1 was killed by SIGKILL", deadline=DEADLINE)
+    assert facts.failure == DIED
+    assert facts.breaks == 1
+
+
+def test_a_lost_group_does_not_hide_the_death_that_it_was_lost_by() -> None:
+    facts = warm(processes=2).obeying(make_placement(2, 1), deadline=DEADLINE)
+    facts = carry_out(hear(carry_out(facts), StoreOpened(generation=1, attempt=1, port=4242)))
+
+    facts = hear(lose(facts, local_rank=1), lost())
+
+    assert facts.failure == DIED
+
+
+def test_the_failure_is_told_until_the_next_step() -> None:
+    facts = carry_out(replace_worker(lose(training())), now=NOW)
+    assert facts.failure == DIED
+
+    assert hear(facts, Alive(is_waiting=False)).failure == DIED
+    assert hear(facts, FiguresTaken(generation=1, attempt=2, figures=FIGURES)).failure is None
+
+
+def test_a_worker_is_not_lost_twice() -> None:
+    failed = WorkerFailed(exit_code=ExitCode.CRASHED, reason="CheckpointFailed", message="full")
+    facts = hear(training(), failed)
+
+    assert lose(facts) == facts
+    assert facts.worker_failures == 1
+    assert facts.failure is not None
+    assert facts.failure.reason == "CheckpointFailed"
+
+
+@pytest.mark.parametrize("exit_code", [ExitCode.DIVERGED, ExitCode.CONFIGURATION])
+def test_what_a_retry_would_meet_again_ends_the_agent(exit_code: ExitCode) -> None:
+    facts = hear(
+        training(), WorkerFailed(exit_code=exit_code, reason="Diverged", message="loss is nan")
+    )
+
+    facts = lose(facts)
 
     assert facts.is_failed
     assert facts.failure is not None
-    assert facts.failure.reason == "WorkerDied"
+    assert (facts.failure.exit_code, facts.failure.reason) == (exit_code, "Diverged")
+    assert facts.workers[0].state is WorkerState.GONE
 
 
-def test_a_worker_that_dies_before_it_joins_has_no_rank() -> None:
-    facts = warm().lost_worker(0, message="worker 0 was killed by SIGKILL", deadline=DEADLINE)
+def test_workers_that_never_get_warm_end_the_agent() -> None:
+    facts = warm()
+    delays = []
+    while not facts.is_failed:
+        facts = lose(replace_worker_with(facts, WorkerState.STARTING))
+        delays.append(facts.workers[0].start_delay_s)
 
-    assert facts.failure is not None
-    assert facts.failure.rank is None
+    assert delays == [1, 2, 4]
+    assert facts.failure == DIED
+
+
+def test_a_worker_that_was_warm_is_replaced_at_once_however_often() -> None:
+    facts = training()
+    for _ in range(5):
+        facts = hear(replace_worker_with(lose(facts), WorkerState.STARTING), Warm())
+        assert facts.workers[0].start_delay_s == 0
+
+    assert not facts.is_failed
+    assert facts.worker_failures == 5
+
+
+def test_a_worker_that_dies_before_it_joins_breaks_nothing() -> None:
+    facts = warm().obeying(make_placement(1, 1), deadline=DEADLINE)
+    assert facts.rank_of(0) is None
+
+    facts = lose(facts)
+
+    assert facts.awaited_attempt == 1
+    assert carry_out(replace_worker(facts)).workers[0].attempt == 1
+
+
+def test_the_replacement_of_a_worker_whose_group_had_ended_joins_nothing() -> None:
+    facts = hear(training(), GroupEnded(generation=1, attempt=1, outcome=Outcome.STOPPED))
+
+    facts = replace_worker(lose(facts))
+
+    assert not facts.is_pending()
+
+
+# Stopping and leaving
 
 
 def test_sigterm_after_a_stop_shortens_the_deadline_and_never_lengthens_it() -> None:
@@ -188,6 +433,54 @@ def test_sigterm_after_a_stop_shortens_the_deadline_and_never_lengthens_it() -> 
     assert asked.stopping(StopMode.RELEASE, generation=2, deadline=25.0).deadline == 25.0
     hurried = asked.stopping(StopMode.RELEASE, generation=2, deadline=25.0)
     assert hurried.stopping(StopMode.RELEASE, generation=2, deadline=40.0).deadline == 25.0
+
+
+def test_a_stop_after_sigterm_has_no_more_time_than_the_pod() -> None:
+    facts = training().leaving(leave_by=25.0, end_by=50.0)
+
+    assert facts.state() is AgentState.TRAINING
+    assert facts.stopping(StopMode.SUSPEND, generation=1, deadline=300.0).deadline == 50.0
+
+
+def leaver() -> Facts:
+    """An agent of one process that leaves a group of one other."""
+    placement = make_placement(1, 1, index=1, leaving=1, generation=2)
+    return following(generation=1).obeying(placement, deadline=DEADLINE)
+
+
+def test_a_pod_that_leaves_is_done_when_its_worker_is_released() -> None:
+    facts = carry_out(leaver())
+    assert not facts.is_done_leaving()
+    facts = hear(facts, GroupEnded(generation=1, attempt=1, outcome=Outcome.STOPPED))
+    facts = carry_out(facts.knowing_store(store(generation=2, with_leaving=True)))
+    assert facts.workers[0].state is WorkerState.BUSY
+
+    facts = hear(facts, GroupEnded(generation=2, attempt=1, outcome=Outcome.RELEASED))
+
+    assert facts.is_done_leaving()
+
+
+def test_a_pod_whose_state_was_handed_over_before_it_knew_is_done() -> None:
+    facts = hear(leaver(), GroupEnded(generation=1, attempt=1, outcome=Outcome.STOPPED))
+
+    facts = facts.knowing_store(store(generation=2, attempt=2, with_leaving=False))
+
+    assert facts.is_done_leaving()
+    assert not facts.is_pending()
+
+
+def test_a_leader_awaits_the_pods_that_leave_until_its_group_has_trained() -> None:
+    facts = warm().obeying(make_placement(1, 1, leaving=1), deadline=DEADLINE)
+    facts = carry_out(facts)
+    assert facts.with_leaving
+    broken = carry_out(hear(facts, lost()), now=NOW)
+    assert broken.with_leaving
+
+    facts = hear(broken, PhaseBegan(generation=1, attempt=2, phase="Training"))
+
+    facts = carry_out(hear(facts, lost(attempt=2)), now=NOW + 60)
+    assert facts.attempt == 3
+    assert not facts.with_leaving
 
 
 def test_a_group_that_does_not_come_about_is_given_up() -> None:
@@ -207,4 +500,4 @@ def test_nobody_is_asked_for_the_store_by_the_leader_or_after_a_stop() -> None:
 
     follower = warm().obeying(make_placement(1, 1, index=1), deadline=DEADLINE)
     assert not follower.stopping(StopMode.SUSPEND, generation=1, deadline=DEADLINE).needs_store()
-    assert not follower.knowing_store(generation=1, port=4242).needs_store()
+    assert not follower.knowing_store(store()).needs_store()

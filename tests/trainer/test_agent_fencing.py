@@ -7,13 +7,14 @@ import pytest
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import Failure, StopMode
-from modelscaling_trainer.agent.facts import Facts, WorkerFacts
+from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.agent.fencing import (
     Identity,
     Verdict,
     judge_assignment,
     judge_stop,
 )
+from modelscaling_trainer.agent.worker_facts import WorkerFacts
 from tests.trainer.agent_builders import (
     RUN_UID,
     make_assignment,
@@ -32,6 +33,7 @@ STOPPING_3 = OBEYED_3.stopping(StopMode.SUSPEND, generation=3, deadline=10)
 FAILED_3 = OBEYED_3.failing(
     Failure(exit_code=ExitCode.CRASHED, reason="WorkerDied", message="it died"), deadline=10
 )
+LEAVING_3 = OBEYED_3.leaving(leave_by=10, end_by=20)
 OTHER_WORK = make_configuration(training__seed=1)
 
 
@@ -62,6 +64,12 @@ OTHER_WORK = make_configuration(training__seed=1)
         ),
         pytest.param(
             STOPPING_3, make_assignment(1, generation=4), Verdict.TURNED_AWAY, id="while it stops"
+        ),
+        pytest.param(
+            LEAVING_3,
+            make_assignment(1, 1, generation=4),
+            Verdict.OBEYED,
+            id="while it waits to be left",
         ),
         pytest.param(
             FAILED_3, make_assignment(1, generation=4), Verdict.TURNED_AWAY, id="after a failure"

@@ -34,9 +34,31 @@ def test_the_order_of_members_and_not_their_index_gives_the_rank() -> None:
     assert place(turned, index=0, processes=1).leader.index == 1
 
 
+@pytest.mark.parametrize(
+    ("index", "first_rank", "is_leaver"),
+    [
+        pytest.param(0, 0, False, id="the first member"),
+        pytest.param(1, 2, False, id="the last member"),
+        pytest.param(2, 3, True, id="the first that leaves"),
+        pytest.param(3, 6, True, id="the last that leaves"),
+    ],
+)
+def test_pods_that_leave_follow_the_members(
+    index: int, first_rank: int, *, is_leaver: bool
+) -> None:
+    processes = (2, 1, 3, 1)
+    assignment = make_assignment(*processes, leaving=2)
+
+    placement = place(assignment, index=index, processes=processes[index])
+
+    assert (placement.first_rank, placement.is_leaver) == (first_rank, is_leaver)
+    assert placement.leavers == 4
+    assert [pod.index for pod in placement.pods] == [0, 1, 2, 3]
+
+
 def test_a_pod_that_is_not_listed_has_no_place() -> None:
-    with pytest.raises(NotAMemberError, match=r"index 5 is not among the members \[0, 1\]"):
-        place(make_assignment(1, 1), index=5, processes=1)
+    with pytest.raises(NotAMemberError, match=r"not among the members \[0\] nor .* \[1\]"):
+        place(make_assignment(1, 1, leaving=1), index=5, processes=1)
 
 
 def test_a_pod_with_another_number_of_processes_has_no_place() -> None:

@@ -64,6 +64,21 @@ def test_every_place_can_be_another_one(environment: dict[str, str], tmp_path: P
     assert settings.agent.termination_grace_s == 2.5
 
 
+@pytest.mark.parametrize(
+    ("grace", "leave_timeout_s"),
+    [
+        pytest.param("50", 25, id="half of it to be left, half of it to save"),
+        pytest.param("2.5", 0, id="no time but to save"),
+    ],
+)
+def test_a_pod_has_time_to_save_when_the_others_do_not_go_on_without_it(
+    environment: dict[str, str], grace: str, leave_timeout_s: float
+) -> None:
+    environment[AgentOverride.TERMINATION_GRACE_SECONDS] = grace
+
+    assert read_pod_settings(environment).agent.leave_timeout_s == leave_timeout_s
+
+
 def test_the_key_is_not_shown(environment: dict[str, str]) -> None:
     assert "secret" not in repr(read_pod_settings(environment))
 

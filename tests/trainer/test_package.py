@@ -33,7 +33,10 @@ sys.exit("sympy" in sys.modules or "torch._dynamo" in sys.modules)
     assert subprocess.run([sys.executable, "-c", check], timeout=90, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("module", ["", ".errors", ".figures", ".group", ".request"])
+@pytest.mark.parametrize(
+    "module",
+    ["", ".errors", ".figures", ".group", ".request", ".zygote_protocol", ".agent.service"],
+)
 def test_what_the_agent_imports_brings_no_torch(module: str) -> None:
     check = f"import sys, modelscaling_trainer{module}; sys.exit('torch' in sys.modules)"
 

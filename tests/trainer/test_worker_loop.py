@@ -20,6 +20,7 @@ from modelscaling_trainer.request import Outcome, Request, Requests
 from modelscaling_trainer.worker_link import AgentLink
 from modelscaling_trainer.worker_loop import work
 from modelscaling_trainer.worker_protocol import (
+    Abandon,
     Ask,
     Command,
     Event,
@@ -145,11 +146,18 @@ def prepare() -> Prepare:
 
 
 def join(
-    generation: int = 1, *, rank: int = 0, configuration: RunConfiguration = CONFIGURATION
+    generation: int = 1,
+    *,
+    attempt: int = 1,
+    rank: int = 0,
+    leavers: int = 0,
+    configuration: RunConfiguration = CONFIGURATION,
 ) -> Join:
     return Join(
         generation=generation,
+        attempt=attempt,
         mesh=Mesh(dataReplicate=2),
+        leavers=leavers,
         rank=rank,
         local_rank=0,
         store_host="10.0.0.1",
@@ -171,11 +179,11 @@ def test_rank_0_tells_all_that_happens_in_a_group(agent: Agent) -> None:
 
     assert [agent.hear() for _ in range(6)] == [
         Warm(),
-        StoreOpened(generation=1, port=4242),
-        PhaseBegan(generation=1, phase="Training"),
-        ProgressMade(generation=1, progress=make_progress(step=1)),
-        FiguresTaken(generation=1, figures=FIGURES),
-        GroupEnded(generation=1, outcome=Outcome.COMPLETE),
+        StoreOpened(generation=1, attempt=1, port=4242),
+        PhaseBegan(generation=1, attempt=1, phase="Training"),
+        ProgressMade(generation=1, attempt=1, progress=make_progress(step=1)),
+        FiguresTaken(generation=1, attempt=1, figures=FIGURES),
+        GroupEnded(generation=1, attempt=1, outcome=Outcome.COMPLETE),
     ]
 
 
@@ -186,8 +194,8 @@ def test_other_ranks_leave_the_progress_to_rank_0(agent: Agent) -> None:
 
     assert [agent.hear() for _ in range(4)] == [
         Warm(),
-        PhaseBegan(generation=1, phase="Training"),
-        FiguresTaken(generation=1, figures=FIGURES),
+        PhaseBegan(generation=1, attempt=1, phase="Training"),
+        FiguresTaken(generation=1, attempt=1, figures=FIGURES),
         ENDED,
     ]
 
@@ -199,8 +207,8 @@ def test_a_worker_joins_the_next_group_after_one_was_lost(agent: Agent) -> None:
     work(agent.link, lambda _: run)
 
     events = [agent.hear() for _ in range(11)]
-    assert GroupLost(generation=1, message="rank 1 is gone") in events
-    assert GroupEnded(generation=2, outcome=Outcome.STOPPED) in events
+    assert GroupLost(generation=1, attempt=1, message="rank 1 is gone") in events
+    assert GroupEnded(generation=2, attempt=1, outcome=Outcome.STOPPED) in events
     assert [(group.generation, group.rank) for group in run.groups] == [(1, 1), (2, 1), (5, 0)]
 
 
@@ -228,19 +236,70 @@ def test_a_request_reaches_its_own_group_and_no_other(agent: Agent) -> None:
     agent.tell(
         prepare(),
         join(1, rank=1),
-        Ask(generation=1, request=Request.REFORM),
+        Ask(generation=1, attempt=1, request=Request.REFORM),
         join(2, rank=1),
-        Ask(generation=1, request=Request.STOP),
-        Ask(generation=2, request=Request.REFORM),
+        Ask(generation=1, attempt=1, request=Request.STOP),
+        Ask(generation=2, attempt=1, request=Request.REFORM),
     )
 
     worker.start()
 
     assert [agent.hear() for _ in range(3)] == [
         Warm(),
-        GroupEnded(generation=1, outcome=Outcome.STOPPED),
-        GroupEnded(generation=2, outcome=Outcome.STOPPED),
+        GroupEnded(generation=1, attempt=1, outcome=Outcome.STOPPED),
+        GroupEnded(generation=2, attempt=1, outcome=Outcome.STOPPED),
     ]
+
+
+class HangingRun(ScriptedRun):
+    """A run that waits for a peer until its connections are cut, and then ends by its script."""
+
+    def train(self, group: Group, *, requests: Requests, **_: object) -> Outcome:
+        self.groups.append(group)
+        cut = threading.Event()
+        with requests.on_abandon(cut.set):
+            assert cut.wait(TIMEOUT_S)
+        end = self.script.pop(0)
+        assert isinstance(end, Exception)
+        raise end
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (GroupLostError("rank 1 is gone"), "rank 1 is gone"),
+        (RuntimeError("Socket closed"), "RuntimeError: Socket closed"),
+        (DivergedError("loss is nan"), "DivergedError: loss is nan"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_an_abandoned_group_raises_the_worker_waits_for_the_next(
+    agent: Agent, error: Exception, message: str
+) -> None:
+    run = HangingRun([error])
+    worker = threading.Thread(target=work, args=(agent.link, lambda _: run), daemon=True)
+    worker.start()
+    agent.tell(
+        prepare(),
+        join(2, attempt=3),
+        Abandon(generation=2, attempt=2, why="an older one"),
+        Abandon(generation=2, attempt=3, why="pod 1 is lost"),
+    )
+
+    assert [agent.hear() for _ in range(2)] == [
+        Warm(),
+        GroupLost(generation=2, attempt=3, message=message),
+    ]
+
+
+def test_a_worker_that_leaves_has_a_rank_behind_the_mesh(agent: Agent) -> None:
+    run = ScriptedRun([Outcome.RELEASED, END])
+    agent.tell(prepare(), join(2, attempt=4, rank=2, leavers=1), join(3, rank=1))
+
+    work(agent.link, lambda _: run)
+
+    leaves, _ = run.groups
+    assert (leaves.attempt, leaves.is_leaver, leaves.size) == (4, True, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.worker_protocol import (
+    Abandon,
+    Alive,
     Ask,
     Command,
     Event,
@@ -37,24 +39,28 @@ COMMANDS: list[Command] = [
     ),
     Join(
         generation=3,
+        attempt=2,
         mesh=Mesh(dataReplicate=4),
+        leavers=1,
         rank=2,
         local_rank=0,
         store_host="10.0.0.1",
         store_port=4242,
         configuration=make_configuration(),
     ),
-    Ask(generation=3, request=Request.REFORM),
+    Ask(generation=3, attempt=2, request=Request.REFORM),
+    Abandon(generation=3, attempt=2, why="pod 1 is lost"),
 ]
 EVENTS: list[Event] = [
     Warm(),
-    StoreOpened(generation=3, port=4242),
-    PhaseBegan(generation=3, phase="Training"),
-    ProgressMade(generation=3, progress=make_progress()),
-    FiguresTaken(generation=3, figures=make_figures()),
-    GroupEnded(generation=3, outcome=Outcome.STOPPED),
-    GroupLost(generation=3, message="rank 1\nis gone"),
+    StoreOpened(generation=3, attempt=2, port=4242),
+    PhaseBegan(generation=3, attempt=2, phase="Training"),
+    ProgressMade(generation=3, attempt=2, progress=make_progress()),
+    FiguresTaken(generation=3, attempt=2, figures=make_figures()),
+    GroupEnded(generation=3, attempt=2, outcome=Outcome.STOPPED),
+    GroupLost(generation=3, attempt=2, message="rank 1\nis gone"),
     WorkerFailed(exit_code=ExitCode.CONFIGURATION, reason="NoData", message="no file → none"),
+    Alive(is_waiting=True),
 ]
 
 

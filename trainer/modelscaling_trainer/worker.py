@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.worker_protocol import Prepare
 
 
-def run(*, commands: BinaryIO, events: BinaryIO) -> ExitCode:
+def run(commands: BinaryIO, events: BinaryIO) -> ExitCode:
     """Be a worker until the agent ends it, or it fails; the agent learns why by an event."""
     link = AgentLink(commands=commands, events=events, on_agent_gone=_end_at_once)
     link.start()

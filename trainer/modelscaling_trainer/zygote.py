@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from pydantic import TypeAdapter
 
@@ -39,31 +39,37 @@ from modelscaling_trainer.zygote_protocol import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from modelscaling_trainer.zygote_protocol import ZygoteReply
+
+    BeWorker = Callable[[BinaryIO, BinaryIO], int]
+    """What a child does with its commands and its events; returns its exit code."""
 
 _READ_BYTES = 65536
 
 _log = logging.getLogger(__name__)
 
 
-def main() -> int:
-    """Fork workers until the agent is gone."""
+def main(be_worker: BeWorker = worker.run) -> int:
+    """Fork processes that `be_worker` until the agent is gone."""
     configure_logging()
     mesh = TypeAdapter(Mesh | None).validate_json(sys.argv[2])
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
         if mesh is not None:
             imports.import_for(mesh)
-        Zygote(control).serve()
+        Zygote(control, be_worker).serve()
     return ExitCode.DONE
 
 
 class Zygote:
     """Serves one agent."""
 
-    def __init__(self, control: socket.socket) -> None:
-        """Take the end of the socket whose other end is the agent's."""
+    def __init__(self, control: socket.socket, be_worker: BeWorker) -> None:
+        """Take the end of the socket whose other end is the agent's, and what its children do."""
         self._control = control
+        self._be_worker = be_worker
         self._children: set[int] = set()
         self._rest = b""
         self._selector = selectors.DefaultSelector()
@@ -86,6 +92,7 @@ class Zygote:
         finally:
             for pid in self._children:
                 _kill_group(pid)
+                os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
 
     def _obey(self) -> bool:
         """Do what was asked; False when the agent is gone."""
@@ -115,7 +122,7 @@ class Zygote:
 
     def _become_worker(self, commands: int, events: int, log: int) -> NoReturn:
         """Be a worker from here on, in this child, and end it."""
-        code = ExitCode.CRASHED
+        code = int(ExitCode.CRASHED)
         try:
             # Its own session: an interrupt at the terminal is for the agent, and the worker's own
             # children end with it.
@@ -124,7 +131,7 @@ class Zygote:
             os.dup2(log, sys.stdout.fileno())
             os.dup2(log, sys.stderr.fileno())
             os.close(log)
-            code = worker.run(commands=os.fdopen(commands, "rb"), events=os.fdopen(events, "wb"))
+            code = self._be_worker(os.fdopen(commands, "rb"), os.fdopen(events, "wb"))
         except BaseException:  # noqa: BLE001 - nothing of a worker may reach the zygote's loop
             _log.exception("the worker failed")
         finally:

@@ -166,11 +166,11 @@ def _why_no_boundary(facts: Facts, old: list[int], now: float) -> str | None:
             f"its members did not come to a step boundary before the deadline for generation "
             f"{facts.generation}"
         )
+    now_there = facts.placement.pods
     for rank in old:
         before = facts.workers[rank].placement
-        gone = (
-            [pod.index for pod in before.pods if pod not in facts.placement.pods] if before else []
-        )
+        members = before.assignment.members if before else ()
+        gone = [member.index for member in members if member not in now_there]
         if gone:
             return f"generation {facts.generation} does without pods {gone}, which are gone"
     return None

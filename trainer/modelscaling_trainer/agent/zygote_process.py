@@ -117,8 +117,10 @@ class ZygoteProcess:
         try:
             async with self._log.passed_on():
                 try:
-                    async for line in read_lines(reader):
-                        self._take_in(parse_reply(line))
+                    # One that ends with a request unread resets the connection.
+                    with contextlib.suppress(ConnectionError):
+                        async for line in read_lines(reader):
+                            self._take_in(parse_reply(line))
                 finally:
                     self.kill()
                     await self._process.wait()
