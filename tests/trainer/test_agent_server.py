@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,43 +13,22 @@ from modelscaling.protocol import (
     AgentState,
     AgentStatus,
     StopMode,
+    StoreAddress,
     sign,
 )
-from modelscaling_trainer.agent.agent import Agent
-from modelscaling_trainer.agent.fencing import Identity
+from modelscaling_trainer.agent.heartbeat import Heartbeat
 from modelscaling_trainer.agent.server import make_application
-from modelscaling_trainer.agent.settings import AgentSettings
-from modelscaling_trainer.agent.store_lookup import StoreUnknownError
-from tests.trainer.agent_builders import (
-    RUN_UID,
-    make_assignment,
-    make_configuration,
-    make_stop,
-)
+from tests.trainer.agent_builders import make_assignment, make_progress, make_stop
+from tests.trainer.steered_agent import SteeredAgent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from modelscaling.configuration import Message
-    from modelscaling.protocol import Member, Progress, StoreAddress
-    from modelscaling_trainer.figures import ProcessFigures
 
 pytestmark = pytest.mark.process  # listens on this machine
 
 KEY = b"the run's key"
-
-
-class NoObserver:
-    """Looks away."""
-
-    def on_progress(self, progress: Progress) -> None: ...
-
-    def on_figures(self, rank: int, figures: ProcessFigures) -> None: ...
-
-
-async def unknown(leader: Member, generation: int) -> StoreAddress:
-    raise StoreUnknownError(f"{leader} of generation {generation}")
 
 
 class Caller:
@@ -68,20 +49,34 @@ class Caller:
 
 
 @pytest.fixture
-async def call(tmp_path: Path) -> AsyncIterator[Caller]:
-    """An agent whose workers have not been started."""
-    agent = Agent(
-        AgentSettings(
-            identity=Identity(run_uid=RUN_UID, index=0, processes=1),
-            configuration=make_configuration(),
-            scratch=tmp_path,
-            checkpoint_directory=None,
-        ),
-        observer=NoObserver(),
-        look_up_store=unknown,
-        environment={},
+def agent() -> SteeredAgent:
+    return SteeredAgent()
+
+
+@pytest.fixture
+async def call(agent: SteeredAgent) -> AsyncIterator[Caller]:
+    """Calls an agent whose answers are held back for a moment at most."""
+    async with _serving(agent, wait_s=0.01) as caller:
+        yield caller
+
+
+@pytest.fixture
+async def patient_call(agent: SteeredAgent) -> AsyncIterator[Caller]:
+    """Calls an agent whose answers are held back for as long as a test may take."""
+    async with _serving(agent, wait_s=60) as caller:
+        yield caller
+
+
+@asynccontextmanager
+async def _serving(agent: SteeredAgent, *, wait_s: float) -> AsyncIterator[Caller]:
+    application = make_application(
+        agent,
+        Heartbeat(agent, index=0, key=KEY),
+        CollectorRegistry(),
+        key=KEY,
+        store_wait_s=wait_s,
+        status_wait_s=wait_s,
     )
-    application = make_application(agent, CollectorRegistry(), key=KEY, store_wait_s=0.01)
     async with TestClient(TestServer(application)) as client:
         yield Caller(client)
 
@@ -141,7 +136,8 @@ async def test_what_cannot_be_obeyed_is_refused_with_the_reason(
     ("method", "path"),
     [
         ("GET", "/v1/status"),
-        ("GET", "/v1/store?generation=1"),
+        ("GET", "/v1/store?generation=1&attempt=1"),
+        ("GET", "/v1/heartbeat?generation=1&index=1"),
         ("POST", "/v1/group"),
         ("POST", "/v1/stop"),
     ],
@@ -156,11 +152,11 @@ async def test_nothing_below_v1_is_done_without_the_runs_key(
 
 
 async def test_a_signature_is_for_one_path_with_its_query_and_one_body(call: Caller) -> None:
-    path = "/v1/store?generation=1"
+    path = "/v1/store?generation=1&attempt=1"
     signature = sign(KEY, method="GET", path=path, body=b"")
 
     response = await call._client.get(
-        "/v1/store?generation=2", headers={SIGNATURE_HEADER: signature}
+        "/v1/store?generation=2&attempt=1", headers={SIGNATURE_HEADER: signature}
     )
 
     assert response.status == 401
@@ -169,11 +165,12 @@ async def test_a_signature_is_for_one_path_with_its_query_and_one_body(call: Cal
 @pytest.mark.parametrize(
     ("query", "status"),
     [
-        pytest.param("generation=2", 404, id="its own group, whose store is not open"),
-        pytest.param("generation=3", 404, id="a group that it has not heard of yet"),
-        pytest.param("generation=1", 409, id="an older group"),
-        pytest.param("generation=x", 400, id="no number"),
-        pytest.param("step=1", 400, id="no generation"),
+        pytest.param("generation=2&attempt=1", 404, id="its own group, whose store is not open"),
+        pytest.param("generation=3&attempt=1", 404, id="a group that it has not heard of yet"),
+        pytest.param("generation=1&attempt=1", 409, id="an older group"),
+        pytest.param("generation=x&attempt=1", 400, id="no number"),
+        pytest.param("attempt=1", 400, id="no generation"),
+        pytest.param("generation=2", 400, id="no attempt"),
     ],
 )
 async def test_the_store_is_told_only_for_the_newest_group(
@@ -182,6 +179,140 @@ async def test_the_store_is_told_only_for_the_newest_group(
     await call("POST", "/v1/group", make_assignment(1, 1, generation=2))
 
     answer, _ = await call("GET", f"/v1/store?{query}")
+
+    assert answer == status
+
+
+async def test_a_member_is_told_where_the_attempt_that_goes_on_meets(
+    call: Caller, agent: SteeredAgent
+) -> None:
+    agent.assign(make_assignment(1, 1, 1, generation=2, leaving=1))
+    agent.learn(attempt=3, broken_attempt=2, store_port=4242, with_leaving=True)
+
+    for asked in (1, 2, 3):
+        status, body = await call("GET", f"/v1/store?generation=2&attempt={asked}")
+
+        assert status == 200
+        assert StoreAddress.model_validate_json(body) == StoreAddress(
+            generation=2, attempt=3, port=4242, with_leaving=True
+        )
+    assert agent.facts.broken_attempt == 2
+
+
+async def test_to_ask_for_the_next_attempt_is_to_say_that_this_one_is_broken(
+    patient_call: Caller, agent: SteeredAgent
+) -> None:
+    agent.assign(make_assignment(1, 1, generation=2))
+    agent.train(attempt=1)
+
+    answer = asyncio.create_task(patient_call("GET", "/v1/store?generation=2&attempt=2"))
+    await agent.is_awaited()
+    assert agent.facts.broken_attempt == 1
+    assert agent.facts.workers[0].broken_because == "a member has left it and asks for attempt 2"
+
+    agent.train(attempt=2, store_port=4343)
+    status, body = await answer
+    assert status == 200
+    assert StoreAddress.model_validate_json(body).port == 4343
+
+
+async def test_a_member_of_an_old_group_breaks_nothing_in_the_new_one(
+    call: Caller, agent: SteeredAgent
+) -> None:
+    agent.assign(make_assignment(1, 1, generation=2))
+    agent.train(attempt=1)
+
+    status, _ = await call("GET", "/v1/store?generation=1&attempt=7")
+
+    assert status == 409
+    assert agent.facts.broken_attempt == 0
+    assert agent.facts.workers[0].broken_because is None
+
+
+async def test_a_status_is_answered_at_once_to_whoever_knows_none_or_an_older_one(
+    patient_call: Caller, agent: SteeredAgent
+) -> None:
+    agent.assign(make_assignment(1, 1, generation=2))
+
+    for query in ("", f"?after={agent.version - 1}"):
+        status, body = await patient_call("GET", f"/v1/status{query}")
+
+        assert status == 200
+        assert AgentStatus.model_validate_json(body) == agent.status()
+
+
+async def test_a_status_that_is_known_is_answered_in_the_end(
+    call: Caller, agent: SteeredAgent
+) -> None:
+    status, body = await call("GET", f"/v1/status?after={agent.version}")
+
+    assert status == 200
+    assert AgentStatus.model_validate_json(body).version == agent.version
+
+
+async def test_all_who_wait_for_another_status_are_answered_when_something_changes(
+    patient_call: Caller, agent: SteeredAgent
+) -> None:
+    known = agent.version
+    waiting = [
+        asyncio.create_task(patient_call("GET", f"/v1/status?after={known}")) for _ in range(3)
+    ]
+    await agent.is_awaited(times=3)
+    agent.learn(progress=make_progress(step=1))
+    agent.show_lost(frozenset({4}))
+
+    for answer in asyncio.as_completed(waiting):
+        status, body = await answer
+
+        assert status == 200
+        assert AgentStatus.model_validate_json(body).lost == (4,)
+
+
+async def test_progress_alone_wakes_nobody(call: Caller, agent: SteeredAgent) -> None:
+    known = agent.version
+    agent.learn(progress=make_progress(step=1))
+
+    _, body = await call("GET", f"/v1/status?after={known}")
+
+    status = AgentStatus.model_validate_json(body)
+    assert status.version == known
+    assert status.progress == make_progress(step=1)
+
+
+async def test_the_end_of_the_agent_is_told_to_whoever_waits(
+    patient_call: Caller, agent: SteeredAgent
+) -> None:
+    waiting = asyncio.create_task(patient_call("GET", f"/v1/status?after={agent.version}"))
+    await agent.is_awaited()
+    agent.end()
+
+    _, body = await waiting
+
+    assert AgentStatus.model_validate_json(body).state is AgentState.ENDED
+
+
+async def test_a_version_that_is_no_number_is_refused(call: Caller) -> None:
+    status, text = await call("GET", "/v1/status?after=-1")
+
+    assert status == 400
+    assert text == "after='-1' is not a number\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        pytest.param("generation=3&index=1", 404, id="a group that it has not heard of yet"),
+        pytest.param("generation=1&index=1", 409, id="an older group"),
+        pytest.param("generation=2", 400, id="no index"),
+        pytest.param("index=1", 400, id="no generation"),
+    ],
+)
+async def test_a_heartbeat_is_refused_where_there_is_no_such_group(
+    call: Caller, agent: SteeredAgent, query: str, status: int
+) -> None:
+    agent.assign(make_assignment(1, 1, generation=2))
+
+    answer, _ = await call("GET", f"/v1/heartbeat?{query}")
 
     assert answer == status
 

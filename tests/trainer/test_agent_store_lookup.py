@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.process  # listens on this machine
 
 KEY = b"the run's key"
+ADDRESS = StoreAddress(generation=3, attempt=2, port=4242, with_leaving=False)
 
 
 class Leader:
@@ -35,7 +36,7 @@ class Leader:
         )
         self.requests.append(request.raw_path)
         status = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        body = StoreAddress(generation=3, port=4242).model_dump_json()
+        body = ADDRESS.model_dump_json()
         return web.Response(status=status, text=body if status == 200 else "not known here")
 
 
@@ -52,18 +53,20 @@ async def leader() -> AsyncIterator[Leader]:
 async def test_the_leader_is_asked_until_it_knows(leader: Leader) -> None:
     leader.script = [404, 404, 200]
 
-    store = await look_up_store(leader.member, generation=3, key=KEY, timeout_s=30)
+    store = await look_up_store(leader.member, 3, 2, key=KEY, timeout_s=30)
 
-    assert store == StoreAddress(generation=3, port=4242)
-    assert leader.requests == ["/v1/store?generation=3"] * 3
+    assert store == ADDRESS
+    assert leader.requests == ["/v1/store?generation=3&attempt=2"] * 3
 
 
 @pytest.mark.parametrize("status", [401, 409])
 async def test_a_leader_that_refuses_is_not_asked_again(leader: Leader, status: int) -> None:
     leader.script = [status]
 
-    with pytest.raises(StoreUnknownError, match=f"generation 3 meets: {status} not known here"):
-        await look_up_store(leader.member, generation=3, key=KEY, timeout_s=30)
+    with pytest.raises(
+        StoreUnknownError, match=f"attempt 2 of generation 3 meets: {status} not known here"
+    ):
+        await look_up_store(leader.member, 3, 2, key=KEY, timeout_s=30)
 
     assert len(leader.requests) == 1
 
@@ -72,11 +75,11 @@ async def test_a_leader_that_never_knows_is_given_up(leader: Leader) -> None:
     leader.script = [404]
 
     with pytest.raises(StoreUnknownError, match=r"404 not known here for 0\.05 s"):
-        await look_up_store(leader.member, generation=3, key=KEY, timeout_s=0.05)
+        await look_up_store(leader.member, 3, 2, key=KEY, timeout_s=0.05)
 
 
 async def test_a_leader_that_does_not_listen_is_given_up(leader: Leader) -> None:
     silent = leader.member.model_copy(update={"port": 1})
 
     with pytest.raises(StoreUnknownError, match=r"member 0 at 127\.0\.0\.1:1 did not say"):
-        await look_up_store(silent, generation=3, key=KEY, timeout_s=0.05)
+        await look_up_store(silent, 3, 2, key=KEY, timeout_s=0.05)

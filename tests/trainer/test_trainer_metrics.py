@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from modelscaling_trainer.agent.exposition import RunMetrics
 from modelscaling_trainer.agent.metric import METRICS, MetricType
@@ -34,6 +34,7 @@ def metrics(leadership: Leadership) -> RunMetrics:
         index=1,
         parameters=lambda: 98_624,
         has_first_rank=leadership,
+        worker_failures=lambda: 2,
     )
 
 
@@ -48,8 +49,11 @@ def value(registry: CollectorRegistry, series: str, labels: dict[str, str] = RUN
     return registry.get_sample_value(series, labels)
 
 
-def test_nothing_is_exposed_before_there_is_a_true_value(registry: CollectorRegistry) -> None:
-    assert generate_latest(registry) == b""
+def test_nothing_but_counts_of_failures_is_exposed_before_there_is_a_true_value(
+    registry: CollectorRegistry,
+) -> None:
+    assert [family.name for family in registry.collect()] == ["modelscaling_worker_failures"]
+    assert value(registry, "modelscaling_worker_failures_total", POD) == 2
 
 
 def test_totals_are_the_runs_own_after_a_restart_too(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from modelscaling.exit_code import ExitCode
@@ -28,6 +29,7 @@ from modelscaling_trainer.agent.fencing import (
     judge_assignment,
     judge_stop,
 )
+from modelscaling_trainer.agent.lateness import Pace, judge_lateness
 from modelscaling_trainer.agent.openmp import available_cores, openmp_environment
 from modelscaling_trainer.agent.store_lookup import StoreUnknownError
 from modelscaling_trainer.agent.worker_facts import WorkerFacts
@@ -92,6 +94,8 @@ class Agent:
         self._look_up_store = look_up_store
         self._environment = environment
         self._facts = Facts(workers=(WorkerFacts(),) * settings.identity.processes)
+        self._paces = [Pace()] * settings.identity.processes
+        """Of the workers, by local rank."""
         self._exit_code: ExitCode | None = None
         self._version = 0
         self._told = _without_times(self.status())
@@ -121,6 +125,11 @@ class Agent:
     def state(self) -> AgentState:
         """What it is doing."""
         return AgentState.ENDED if self._exit_code is not None else self._facts.state()
+
+    @property
+    def version(self) -> int:
+        """The version of its status, which grows with all but the run's progress."""
+        return self._version
 
     def status(self) -> AgentStatus:
         """Return what it says of itself."""
@@ -184,6 +193,11 @@ class Agent:
         """
         self._update(self._facts.breaking(generation, attempt, why=why, now=self._now()))
 
+    def show_lost(self, lost: frozenset[int]) -> None:
+        """Say that the agents of these pods, and of no others, have fallen silent."""
+        if lost != self._facts.lost:
+            self._update(replace(self._facts, lost=lost))
+
     def give_up_worker(self, local_rank: int, message: str) -> None:
         """Replace a worker that hangs; the message says how that was seen."""
         self._lose_worker(local_rank, "WorkerHung", message)
@@ -193,7 +207,7 @@ class Agent:
         for local_rank in range(self._settings.identity.processes):
             self._crew.kill(local_rank)
 
-    async def wait_for(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+    async def wait_for(self, holds: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until something holds, which is looked at after each change; False at the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -225,6 +239,7 @@ class Agent:
 
     async def _act_until_end(self) -> ExitCode:
         while True:
+            look_again_at = self._judge_lateness()
             changed = self._changed
             self._keep_lookup()
             decision = decide(self._facts, self._now(), most_breaks=self._settings.most_breaks)
@@ -237,7 +252,7 @@ class Agent:
             for local_rank, command in decision.commands:
                 self._tell(local_rank, command)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(decision.wake_at):
+                async with asyncio.timeout_at(_earlier(decision.wake_at, look_again_at)):
                     await changed.wait()
 
     def _stop(self, deadline: float) -> None:
@@ -304,7 +319,17 @@ class Agent:
         placement = self._facts.placement
         return placement.assignment.mesh if placement else self._settings.mesh
 
+    def _judge_lateness(self) -> float | None:
+        """Say which workers are late, give up those that hang; return when to judge again."""
+        judged = judge_lateness(self._paces, now=self._now())
+        if judged.late != self._facts.late:
+            self._update(replace(self._facts, late=judged.late))
+        for local_rank, message in judged.hung:
+            self.give_up_worker(local_rank, message)
+        return judged.wake_at
+
     def _take_in(self, local_rank: int, event: Event) -> None:
+        self._paces[local_rank] = self._paces[local_rank].heard(event, now=self._now())
         self._update(self._facts.heard(local_rank, event, now=self._now()))
         match event:
             case ProgressMade(progress=progress) if self._facts.hosts_store():
@@ -326,6 +351,7 @@ class Agent:
             message=message,
             rank=self._facts.rank_of(local_rank),
         )
+        self._paces[local_rank] = Pace()
         self._update(self._facts.losing_worker(local_rank, failure, now=self._now()))
         self._crew.kill(local_rank)
 
@@ -333,6 +359,7 @@ class Agent:
         if isinstance(command, Join):
             self._crew.name(local_rank, f"rank {command.rank}")
         self._crew.tell(local_rank, command)
+        self._paces[local_rank] = self._paces[local_rank].told(command, now=self._now())
         self._update(self._facts.told(local_rank, command))
 
     # Where the group meets
@@ -397,6 +424,10 @@ def _without_times(status: AgentStatus) -> AgentStatus:
     """Return what of a status makes another version of it."""
     late = tuple(worker.model_copy(update={"seconds": 0.0}) for worker in status.late)
     return status.model_copy(update={"version": 0, "progress": None, "late": late})
+
+
+def _earlier(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def _describe_exit(code: int | None) -> str:

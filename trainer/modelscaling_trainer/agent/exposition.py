@@ -43,12 +43,14 @@ class RunMetrics(Collector):
         index: int,
         parameters: Callable[[], int],
         has_first_rank: Callable[[], bool],
+        worker_failures: Callable[[], int],
     ) -> None:
         """Take the labels, and what the agent knows at the time of a scrape."""
         self._run = (namespace, name)
         self._pod = (namespace, name, str(index))
         self._parameters = parameters
         self._has_first_rank = has_first_rank
+        self._worker_failures = worker_failures
         self._progress: Progress | None = None
         self._validation_loss: float | None = None
         self._peak_memory_bytes = 0
@@ -82,6 +84,7 @@ class RunMetrics(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Yield the metrics that have a value."""
+        yield self._family(metrics.WORKER_FAILURES, self._worker_failures())
         if self._peak_memory_bytes:
             yield self._family(metrics.MEMORY_PEAK, self._peak_memory_bytes)
             yield self._family(metrics.DATA_WAIT, self._data_wait_s)

@@ -152,6 +152,16 @@ COMMUNICATION = Metric(
     is_of_pod=True,
 )
 
+WORKER_FAILURES = Metric(
+    name="modelscaling_worker_failures",
+    type=MetricType.COUNTER,
+    sentence=(
+        "Worker processes of the pod that have died, failed or been given up as hung; each was "
+        "replaced in the pod."
+    ),
+    is_of_pod=True,
+)
+
 METRICS = (
     STEPS,
     TOKENS,
@@ -171,4 +181,5 @@ METRICS = (
     PEER_WAIT,
     STEP_SKEW,
     COMMUNICATION,
+    WORKER_FAILURES,
 )

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
     from modelscaling.configuration import Message
     from modelscaling_trainer.agent.agent import Agent
+    from modelscaling_trainer.agent.facts import Facts
     from modelscaling_trainer.agent.fencing import Judgement
+    from modelscaling_trainer.agent.heartbeat import Heartbeat
     from modelscaling_trainer.agent.settings import PodSettings
 
 _STORE_WAIT_S = 5.0
+_STATUS_WAIT_S = 10.0
 _SHUTDOWN_TIMEOUT_S = 0.5
 
 _REFUSALS = {
@@ -41,11 +44,11 @@ _M = TypeVar("_M", bound="Message")
 
 
 async def start_server(
-    agent: Agent, registry: CollectorRegistry, settings: PodSettings
+    agent: Agent, heartbeat: Heartbeat, registry: CollectorRegistry, settings: PodSettings
 ) -> web.AppRunner:
     """Listen; the caller cleans the runner up."""
     runner = web.AppRunner(
-        make_application(agent, registry, key=settings.key),
+        make_application(agent, heartbeat, registry, key=settings.key),
         access_log=None,
         shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
     )
@@ -56,16 +59,21 @@ async def start_server(
 
 def make_application(
     agent: Agent,
+    heartbeat: Heartbeat,
     registry: CollectorRegistry,
     *,
     key: bytes,
     store_wait_s: float = _STORE_WAIT_S,
+    status_wait_s: float = _STATUS_WAIT_S,
 ) -> web.Application:
     """Return the agent's routes: the table in `modelscaling.protocol`.
 
-    An answer to a member that asks for the store is held back for at most `store_wait_s`.
+    An answer to a member that asks for the store is held back for at most `store_wait_s`, one to
+    whoever waits for another status for at most `status_wait_s`.
     """
-    endpoints = _Endpoints(agent, registry, store_wait_s)
+    endpoints = _Endpoints(
+        agent, heartbeat, registry, store_wait_s=store_wait_s, status_wait_s=status_wait_s
+    )
     application = web.Application(middlewares=[_signature_check(key)])
     application.add_routes(
         [
@@ -74,6 +82,7 @@ def make_application(
             web.get("/metrics", endpoints.metrics),
             web.get("/v1/status", endpoints.status),
             web.get("/v1/store", endpoints.store),
+            web.get("/v1/heartbeat", endpoints.heartbeat),
             web.post("/v1/group", endpoints.group),
             web.post("/v1/stop", endpoints.stop),
         ]
@@ -108,10 +117,20 @@ def _signature_check(key: bytes) -> Middleware:
 class _Endpoints:
     """What each path does."""
 
-    def __init__(self, agent: Agent, registry: CollectorRegistry, store_wait_s: float) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        heartbeat: Heartbeat,
+        registry: CollectorRegistry,
+        *,
+        store_wait_s: float,
+        status_wait_s: float,
+    ) -> None:
         self._agent = agent
+        self._heartbeat = heartbeat
         self._registry = registry
         self._store_wait_s = store_wait_s
+        self._status_wait_s = status_wait_s
 
     async def health(self, _request: web.Request) -> web.Response:
         """Answer 200 as long as the agent and its workers live."""
@@ -131,33 +150,53 @@ class _Endpoints:
             body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    async def status(self, _request: web.Request) -> web.Response:
-        """Answer with the agent's status."""
+    async def status(self, request: web.Request) -> web.Response:
+        """Answer with the agent's status, as soon as it has another version than is known."""
+        if "after" in request.query:
+            await self._wait_for_version_after(_number(request, "after"))
         return _json(HTTPStatus.OK, self._agent.status())
 
-    async def store(self, request: web.Request) -> web.Response:
-        """Answer where a group meets, as soon as that is known."""
-        text = request.query.get("generation", "")
-        if not text.isdecimal():
-            return _text(HTTPStatus.BAD_REQUEST, f"generation={text!r} is not a number")
-        generation = int(text)
+    async def _wait_for_version_after(self, known: int) -> None:
         agent = self._agent
 
+        def is_news() -> bool:
+            return agent.version != known or agent.state is AgentState.ENDED
+
+        await agent.wait_for(is_news, self._status_wait_s)
+
+    async def store(self, request: web.Request) -> web.Response:
+        """Answer where an attempt to form a group meets, as soon as that is known."""
+        generation, attempt = _number(request, "generation"), _number(request, "attempt")
+        agent = self._agent
+        if attempt > 1:
+            why = f"a member has left it and asks for attempt {attempt}"
+            agent.attempt_is_broken(generation, attempt - 1, why)
+
         def is_decided() -> bool:
-            facts = agent.facts
-            return facts.generation > generation or (
-                facts.generation == generation and facts.store_port is not None
+            return (
+                agent.state is AgentState.ENDED
+                or agent.facts.generation > generation
+                or _store_address(agent.facts, generation, attempt) is not None
             )
 
         await agent.wait_for(is_decided, self._store_wait_s)
-        facts = agent.facts
-        if facts.generation > generation:
+        if agent.facts.generation > generation:
             return _json(HTTPStatus.CONFLICT, agent.status())
-        if facts.generation < generation or not facts.hosts_store() or facts.store_port is None:
+        address = _store_address(agent.facts, generation, attempt)
+        if address is None:
             return _text(
-                HTTPStatus.NOT_FOUND, f"the store of generation {generation} is not known here"
+                HTTPStatus.NOT_FOUND,
+                f"the store of attempt {attempt} of generation {generation} is not known here",
             )
-        return _json(HTTPStatus.OK, StoreAddress(generation=generation, port=facts.store_port))
+        return _json(HTTPStatus.OK, address)
+
+    async def heartbeat(self, request: web.Request) -> web.StreamResponse:
+        """Hold the connection of another pod's agent."""
+        return await self._heartbeat.attend(
+            request,
+            generation=_number(request, "generation"),
+            index=_number(request, "index"),
+        )
 
     async def group(self, request: web.Request) -> web.Response:
         """Take an assignment."""
@@ -179,6 +218,28 @@ class _Endpoints:
         if judgement.verdict is Verdict.TURNED_AWAY:
             return _json(HTTPStatus.CONFLICT, self._agent.status())
         return _text(_REFUSALS[judgement.verdict], judgement.message)
+
+
+def _store_address(facts: Facts, generation: int, attempt: int) -> StoreAddress | None:
+    """Return where a group meets, in this attempt or a later one; None while that is not known."""
+    if facts.generation != generation or facts.attempt < attempt:
+        return None
+    if not facts.hosts_store() or facts.store_port is None:
+        return None
+    return StoreAddress(
+        generation=generation,
+        port=facts.store_port,
+        attempt=facts.attempt,
+        with_leaving=facts.with_leaving,
+    )
+
+
+def _number(request: web.Request, name: str) -> int:
+    """Return a number of the query; answers 400 if it is none."""
+    text = request.query.get(name, "")
+    if not text.isdecimal():
+        raise web.HTTPBadRequest(text=f"{name}={text!r} is not a number\n")
+    return int(text)
 
 
 async def _parse(request: web.Request, message: type[_M]) -> _M:

@@ -14,6 +14,7 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import Failure, TerminationReport
 from modelscaling_trainer.agent.agent import Agent
 from modelscaling_trainer.agent.exposition import RunMetrics
+from modelscaling_trainer.agent.heartbeat import Heartbeat
 from modelscaling_trainer.agent.report import write_report
 from modelscaling_trainer.agent.server import start_server
 from modelscaling_trainer.agent.settings import (
@@ -56,13 +57,17 @@ def _leave_failure(file: Path, exit_code: ExitCode, reason: str, message: str) -
 
 async def _serve(settings: PodSettings) -> ExitCode:
     agent, registry = _assemble(settings)
+    heartbeat = Heartbeat(agent, index=settings.agent.identity.index, key=settings.key)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.interrupt)
     try:
-        runner = await start_server(agent, registry, settings)
+        runner = await start_server(agent, heartbeat, registry, settings)
         try:
-            exit_code = await agent.run()
+            async with asyncio.TaskGroup() as tasks:
+                beating = tasks.create_task(heartbeat.run())
+                exit_code = await agent.run()
+                beating.cancel()
         finally:
             await runner.cleanup()
     except Exception as error:  # noqa: BLE001 - the operator must learn of it, whatever it is
@@ -82,14 +87,16 @@ def _assemble(settings: PodSettings) -> tuple[Agent, CollectorRegistry]:
         index=settings.agent.identity.index,
         parameters=lambda: agent.parameters,
         has_first_rank=lambda: agent.has_first_rank,
+        worker_failures=lambda: agent.facts.worker_failures,
     )
     registry = CollectorRegistry()
     registry.register(metrics)
 
-    async def look_up(leader: Member, generation: int) -> StoreAddress:
+    async def look_up(leader: Member, generation: int, attempt: int) -> StoreAddress:
         return await look_up_store(
             leader,
-            generation=generation,
+            generation,
+            attempt,
             key=settings.key,
             timeout_s=settings.agent.forming_timeout_s,
         )

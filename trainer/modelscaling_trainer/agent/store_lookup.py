@@ -1,4 +1,4 @@
-"""Ask the leader's agent where the group meets, until it knows."""
+"""Ask the leader's agent where an attempt to form the group meets, until it knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from modelscaling.protocol import SIGNATURE_HEADER, StoreAddress, sign
+from modelscaling.protocol import StoreAddress
+from modelscaling_trainer.agent.peer_request import peer_request
 
 if TYPE_CHECKING:
     from modelscaling.protocol import Member
@@ -23,17 +24,17 @@ class StoreUnknownError(Exception):
 
 
 async def look_up_store(
-    leader: Member, *, generation: int, key: bytes, timeout_s: float
+    leader: Member, generation: int, attempt: int, *, key: bytes, timeout_s: float
 ) -> StoreAddress:
-    """Return where the group of this generation meets.
+    """Return where this attempt, or a later one, to form the group of this generation meets.
+
+    To ask for an attempt tells the leader that those before it have failed.
 
     Raises:
         StoreUnknownError: the leader has a newer group, refuses us, or was silent for `timeout_s`.
     """
-    path = f"/v1/store?generation={generation}"
-    host = f"[{leader.address}]" if ":" in leader.address else leader.address
-    url = f"http://{host}:{leader.port}{path}"
-    headers = {SIGNATURE_HEADER: sign(key, method="GET", path=path, body=b"")}
+    path = f"/v1/store?generation={generation}&attempt={attempt}"
+    url, headers = peer_request(leader, path, key=key)
     last = "no answer"
     timeout = aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT_S)
     try:
@@ -54,5 +55,5 @@ async def look_up_store(
         last = f"{last} for {timeout_s} s"
     raise StoreUnknownError(
         f"the agent of member {leader.index} at {leader.address}:{leader.port} did not say where "
-        f"generation {generation} meets: {last}"
+        f"attempt {attempt} of generation {generation} meets: {last}"
     )
