@@ -1,6 +1,7 @@
 """Measure training against peers, and print one report of ratios; below 1 is better.
 
-    OMP_NUM_THREADS=1 python -m bench [--section S XS two start checkpoint] [--rounds 7]
+    OMP_NUM_THREADS=1 python -m bench [--section S XS two start checkpoint elastic] [--rounds 7]
+                                      [--goodput-seconds 300]
 
 `make bench` installs what the peers need and does that. Each number is the median over rounds of
 the ratio within a round, in which all took their turn, and behind it the ends of the middle half.
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench import checkpoint
+from bench import checkpoint, elastic
 from bench.case import XS, S
 from bench.contest import Ratio, hold
 from bench.first_step import time_starts
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bench.contest import Contender
 
 _CHECKPOINT_STEP_S = 3.0
+_ELASTIC = "elastic"
 
 
 def one_thread(case: Case, target: float, precision: Precision, rounds: int) -> None:
@@ -120,6 +122,11 @@ def checkpoints(_: Precision, rounds: int) -> None:
         print(f"| {what.removesuffix('_seconds')} | {ours_s} | {theirs_s} |")
 
 
+def elasticity(precision: Precision, rounds: int, *, goodput_seconds: float) -> None:
+    """Measure what changes and failures cost; a round takes minutes, so there are half as many."""
+    elastic.measure(precision, rounds=-(-rounds // 2), goodput_seconds=goodput_seconds)
+
+
 SECTIONS: Mapping[str, Callable[[Precision, int], None]] = {
     "S": partial(one_thread, S, 0.72),
     "XS": partial(one_thread, XS, 0.65),
@@ -154,16 +161,22 @@ def _print_steps(
 
 def main() -> None:
     """Measure the sections that are asked for, or all."""
+    names = [*SECTIONS, _ELASTIC]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--section", choices=[*SECTIONS], nargs="+", default=[*SECTIONS])
+    parser.add_argument("--section", choices=names, nargs="+", default=names)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--goodput-seconds", type=float, default=300.0, help="0 leaves it out")
     arguments = parser.parse_args()
+    sections: dict[str, Callable[[Precision, int], None]] = {
+        **SECTIONS,
+        _ELASTIC: partial(elasticity, goodput_seconds=arguments.goodput_seconds),
+    }
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     precision = Precision.BFLOAT16 if has_bfloat16_products() else Precision.FLOAT32
     print(f"# torch {torch.__version__}, {precision}, {_processor()}, {os.cpu_count()} cores")
     for section in arguments.section:
-        SECTIONS[section](precision, arguments.rounds)
+        sections[section](precision, arguments.rounds)
 
 
 def _processor() -> str:

@@ -22,6 +22,7 @@ from threading import Timer
 from typing import TYPE_CHECKING
 
 from bench.ours import write_text
+from bench.processes import children
 from modelscaling.api.modelscaling import API_VERSION, KIND
 
 if TYPE_CHECKING:
@@ -120,11 +121,7 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> Start:
 
 def _family(pid: int) -> list[int]:
     """Return a process and all that descend from it."""
-    family = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            family += _family(int(child))
-    return family
+    return [pid, *(descendant for child in children(pid) for descendant in _family(child))]
 
 
 def _peak_bytes(pid: int) -> int:

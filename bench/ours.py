@@ -76,7 +76,7 @@ def _train(
     scratch = place.directory / f"rank{place.rank}"
     scratch.mkdir()
     run = Run(
-        _configuration(case, precision, write_text(place.directory), is_compiled=is_compiled),
+        make_configuration(case, precision, write_text(place.directory), is_compiled=is_compiled),
         device=torch.device("cpu"),
         scratch=scratch,
         checkpoint_directory=None,
@@ -115,9 +115,10 @@ def _wait_for_port(path: Path) -> int:
     return int(path.read_text())
 
 
-def _configuration(
-    case: Case, precision: Precision, text: Path, *, is_compiled: bool
+def make_configuration(
+    case: Case, precision: Precision, text: Path, *, is_compiled: bool = False
 ) -> RunConfiguration:
+    """Return a run on this text that does not end and keeps no checkpoints."""
     return RunConfiguration(
         model=case.shape,
         data=DataConfiguration(

@@ -52,11 +52,19 @@ _MOST_SECONDS = {
 
 
 class Job(Protocol):
-    """A job of two pods with one worker each, which trains; each method returns once the job
-    trains on.
+    """A job of two pods with one worker each, which trains.
 
-    All raise TimeoutError where that takes too long.
+    What returns an outage returns once the job trains on, and raises TimeoutError where it does not
+    come to that.
     """
+
+    def steps(self) -> int:
+        """Return how many steps it has done."""
+        ...
+
+    def kill_a_worker(self, pod: int) -> None:
+        """Kill a pod's worker, if it has one just now, and don't wait."""
+        ...
 
     def kill_worker(self) -> Outage:
         """Kill the last pod's worker, and wait until all train again."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from bench import step_log
-from bench.process_mark import ProcessMark
+from bench.processes import ProcessMark
 from modelscaling.api.training import Precision
 
 if TYPE_CHECKING:

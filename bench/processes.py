@@ -1,7 +1,5 @@
-"""Processes told by a mark in their environment, which all their descendants inherit.
-
-A pod's processes are ended together even where their parents died before them: on a node the
-container's cgroup does that, here the mark does.
+"""Processes that belong together: by who started them, or by a mark in their environment, which
+all their descendants inherit.
 """
 
 from __future__ import annotations
@@ -18,8 +16,18 @@ _END_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that have not been waited for."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 class ProcessMark:
-    """One mark, and the processes that carry it."""
+    """One mark, and the processes that carry it.
+
+    So a pod's processes are ended together even where their parents died before them: on a node
+    the container's cgroup does that, here the mark does.
+    """
 
     def __init__(self) -> None:
         self._value = uuid.uuid4().hex
