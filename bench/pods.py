@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 _DEADLINE_S = 120.0
 _SETTLED_STEPS = 3
 """What a new group does before the next thing happens to it."""
-_POLL_S = 0.05
+_POLL_S = 0.2
+"""Times are the trainer's own; to look more often would only cost it."""
+_WARM_POLL_S = 0.05
+"""A pod that has warmed up joins at once."""
 _WATCH_S = 30.0
 
 _T = TypeVar("_T")
@@ -202,7 +205,7 @@ class Pods:
                 return None
             return status if status.state is AgentState.WARM else None
 
-        return self._wait_for(warm, f"pod {pod.index} did not warm up")
+        return self._wait_for(warm, f"pod {pod.index} did not warm up", poll_s=_WARM_POLL_S)
 
     def _wait_for_group(self, failed_time: float | None = None) -> Outage:
         resumption = self._wait_for_resumption()
@@ -231,14 +234,16 @@ class Pods:
         goal = from_step + _SETTLED_STEPS
         self._wait_for(lambda: self.steps() >= goal or None, f"step {goal} was not reached")
 
-    def _wait_for(self, look: Callable[[], _T | None], otherwise: str) -> _T:
+    def _wait_for(
+        self, look: Callable[[], _T | None], otherwise: str, *, poll_s: float = _POLL_S
+    ) -> _T:
         deadline = time.monotonic() + _DEADLINE_S
         while (found := look()) is None:
             if any(pod.process.poll() is not None for pod in self._pods):
                 raise RuntimeError(self._describe("a pod has ended"))
             if time.monotonic() > deadline:
                 raise TimeoutError(self._describe(f"{otherwise} within {_DEADLINE_S:.0f} s"))
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
         return found
 
     def _describe(self, what: str) -> str:

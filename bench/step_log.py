@@ -34,8 +34,8 @@ class StepMoment:
 
 
 def parse(text: str) -> list[StepMoment]:
-    """Return what was written; a last line that has no end yet is left out."""
-    return [StepMoment(**json.loads(line)) for line in text.splitlines(True) if line.endswith("\n")]
+    """Return what was written."""
+    return [StepMoment(**json.loads(line)) for line in text.splitlines()]
 
 
 def first_step_since(

@@ -44,7 +44,8 @@ _RENDEZVOUS = {
 _DEADLINE_S = 120.0
 _SETTLED_STEPS = 3
 """What a new group does before the next thing happens to it."""
-_POLL_S = 0.05
+_POLL_S = 0.2
+"""Times are the workers' own; to look more often would only cost them."""
 
 _T = TypeVar("_T")
 
@@ -89,6 +90,9 @@ class Torchrun:
         self._directory = directory
         self._environment = environment
         self._log = directory / "steps"
+        self._log.touch()
+        self._read_bytes = 0
+        self._known_moments: list[StepMoment] = []
         self._is_sharded = False
         self._port = 0
         self._agents: list[_Agent] = []
@@ -204,7 +208,14 @@ class Torchrun:
         self._agents.append(_Agent(process=process, mark=mark))
 
     def _moments(self) -> list[StepMoment]:
-        return step_log.parse(self._log.read_text())
+        """Return what all workers have written of their steps so far."""
+        with self._log.open("rb") as log:
+            log.seek(self._read_bytes)
+            # A last line that is still being written is for the next time.
+            new, end, _ = log.read().rpartition(b"\n")
+        self._read_bytes += len(new) + len(end)
+        self._known_moments += step_log.parse(new.decode())
+        return self._known_moments
 
     def _wait_for_group(self, since: float, *, has_failed: bool = False) -> Outage:
         moments, resumed = self._wait_for_resumption(since)

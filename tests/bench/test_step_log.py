@@ -23,10 +23,6 @@ def test_lines_are_read_back() -> None:
     assert parse("".join(moment.line() for moment in OLD)) == OLD
 
 
-def test_a_line_that_is_still_being_written_is_left_out() -> None:
-    assert parse(OLD[0].line() + OLD[1].line()[:-9]) == OLD[:1]
-
-
 def test_no_lines_are_no_steps() -> None:
     assert furthest_step(parse("")) == 0
 
