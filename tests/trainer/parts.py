@@ -1,4 +1,4 @@
-"""The whole model in one process, as a run has it; its test needs the fixture `group_of_one`."""
+"""The whole model in one process, as a run has it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.model_part import ModelPart
 from modelscaling_trainer.optimizer import AdamW
-from modelscaling_trainer.parallel.meshes import axis_groups
 from modelscaling_trainer.state import TrainingState
-from tests.trainer.ranks import everybody
 
 if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
@@ -22,7 +20,7 @@ _CPU = torch.device("cpu")
 def make_part(configuration: RunConfiguration) -> ModelPart:
     """Return the model with memory for weights that are not set yet."""
     part = ModelPart(configuration, mesh=Mesh(), rank=0, compute_dtype=torch.float32, device=_CPU)
-    part.spread(axis_groups(Mesh(), rank=0, device=_CPU, everybody=everybody()))
+    part.spread(None)
     return part
 
 

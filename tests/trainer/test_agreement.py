@@ -42,6 +42,7 @@ def test_a_rank_alone_agrees_with_itself(request_: Request) -> None:
     assert report.scaling_efficiency == 0.75
 
 
+@pytest.mark.usefixtures("group_of_one")
 def test_the_reports_of_many_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def three_ranks(vector: torch.Tensor, _: dist.ProcessGroup) -> torch.Tensor:
         return vector * 3

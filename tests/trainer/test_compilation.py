@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def part(group_of_one: None) -> ModelPart:  # noqa: ARG001 - the model asks for its groups
+def part() -> ModelPart:
     return make_part(make_run("unused"))
 
 

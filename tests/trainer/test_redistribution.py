@@ -1,4 +1,4 @@
-"""Who sends what to whom, carried out for all ranks in one process."""
+"""Who sends what to whom, carried out for all ranks in one process, and by real ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.layout import Region, layout, weights
 from modelscaling.mesh import AXES, Mesh
-from modelscaling_trainer.redistribution import Transfer, transfers
+from modelscaling_trainer.redistribution import Transfer, move, transfers
+from modelscaling_trainer.shard import Shard
 from tests.shared.workloads import make_shape, shapes
+from tests.trainer.ranks import on_every_rank
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from modelscaling.layout import Piece
     from modelscaling.shape import ModelShape
 
@@ -144,3 +149,53 @@ def test_copies_share_the_work_of_filling_newcomers(
 
 def _part(whole: torch.Tensor, region: Region) -> torch.Tensor:
     return whole[region.within(Region((0,) * whole.ndim, tuple(whole.shape)))]
+
+
+WIDE = make_shape(hidden_size=256, vocabulary_size=66_000)
+"""Its table is larger than a message, and the other weights are not."""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(Mesh(), Mesh(dataReplicate=2), id="a newcomer gets a copy"),
+        pytest.param(Mesh(dataShard=2), Mesh(tensor=2), id="rows become columns"),
+    ],
+)
+def test_large_and_small_blocks_arrive_where_they_belong(
+    before: Mesh, after: Mesh, tmp_path: Path
+) -> None:
+    differing = on_every_rank(_fill, 2, before, after, meeting=tmp_path / "meeting")
+
+    assert differing == [[], []]
+
+
+def _fill(rank: int, before: Mesh, after: Mesh) -> list[str]:
+    """Fill a rank's new shards by the others' old ones; return the names of wrong tensors."""
+    held = {place: (place,) for place in range(before.size)}
+    plan = transfers(WIDE, before=before, holders=held, after=after)
+    new = _shards(after, rank)
+    expected = {name: shard.tensor.clone() for name, shard in new.items()}
+    for shard in new.values():
+        shard.tensor.zero_()
+    move(
+        plan,
+        rank=rank,
+        old={rank: _shards(before, rank)} if rank in held else {},
+        new=new,
+        kinds=("model", "exp_avg"),
+        through=torch.device("cpu"),
+    )
+    return [name for name, shard in new.items() if not torch.equal(expected[name], shard.tensor)]
+
+
+def _shards(mesh: Mesh, rank: int) -> dict[str, Shard]:
+    """Return a rank's shards of tensors that each say their kind and their elements' places."""
+    shards = {}
+    for name, piece in layout(WIDE, mesh, rank).items():
+        for base, kind in enumerate(("model", "exp_avg")):
+            whole = torch.arange(torch.Size(piece.shape).numel(), dtype=torch.float32)
+            values = _part(whole.view(piece.shape) + base / 2, piece.region).clone()
+            shards[f"{kind}.{name}"] = Shard(values, piece)
+    return shards

@@ -143,7 +143,8 @@ def test_a_group_re_forms_from_memory_without_a_checkpoint_directory(
     run = make_run(text, training__total_steps=40)
     [undisturbed] = _train(start_workers(1, run))
 
-    workers = start_workers(3, run)
+    # The newcomer has made its model before there is a group, as it waits.
+    workers = start_workers(2, run) + start_workers(1, run, mesh=Mesh(dataReplicate=3))
     train_together(workers[:2])
     workers[1].wait_for_step(10)
     workers[0].ask("Reform")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def state(group_of_one: None) -> TrainingState:  # noqa: ARG001 - the model asks for its groups
+def state() -> TrainingState:
     return make_state(make_run("unused"))
 
 

@@ -53,9 +53,12 @@ class ModelPart:
                 for stage in process_stages(mesh, rank)
             ]
 
-    def spread(self, groups: AxisGroups) -> None:
-        """Cut the stages over the mesh, and give what is left of them memory."""
+    def spread(self, groups: AxisGroups | None) -> None:
+        """Cut the stages over the mesh, and give what is left of them memory; whole ones need no
+        groups.
+        """
         if self.mesh.is_sharded:
+            assert groups is not None, f"the mesh {self.mesh} cuts weights over its groups"
             self._cut(groups)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for stage in self.stages for name, parameter in stage.weights().items()

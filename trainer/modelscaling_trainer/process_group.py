@@ -36,7 +36,7 @@ FORM_TIMEOUT_S = 60.0
 COLLECTIVE_TIMEOUT_S = 300.0
 """How long the slowest member may lag behind; compiling and loading are in it."""
 _SIGNS_OF_A_LOSS = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
-_POLL_S = 0.02
+_POLL_S = 0.005
 _CONNECT_TIMEOUT_S = 2.0
 
 

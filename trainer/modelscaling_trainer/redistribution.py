@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 
 from modelscaling.layout import Region, layout
+from modelscaling_trainer.coverage import place_in_copy
 from modelscaling_trainer.process_group import communication
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from modelscaling.layout import Piece
     from modelscaling.mesh import Mesh
     from modelscaling.shape import ModelShape
     from modelscaling_trainer.shard import Shard
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     Shards = Mapping[str, Shard]
     """Of a state, named KIND.WEIGHT."""
 
-_MESSAGE_ELEMENTS = 4 << 20
+_MESSAGE_ELEMENTS = 16 << 20
 """A message has no more, so that little memory is needed beside the shards."""
+_ALONE_ELEMENTS = 64 << 10
+"""A block of so many is not copied together with others, and not at all where it can go from
+memory to memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,27 @@ def transfers(
     parts it has, its favourite first; together they hold all of it. A rank that has a block keeps
     its own; of several that could give a block, the one that has given least so far does.
     """
-    held = _blocks_held(shape, before, holders)
+    wanted = _regions(shape)
+    held = _blocks_held(wanted, before, holders)
     given: Counter[int] = Counter()
     for target in range(after.size):
-        for weight, piece in layout(shape, after, target).items():
-            for block, sources in held[weight].overlaps(piece.region):
+        for weight, region in wanted(*place_in_copy(after, target)).items():
+            for block, sources in held[weight].overlaps(region):
                 source = target
                 if target not in sources:
                     source = min(sources, key=lambda rank: given[rank])
                     given[source] += block.elements
                 yield Transfer(weight, block, source, target, sources[source])
+
+
+def _regions(shape: ModelShape) -> Callable[[Mesh, int], Mapping[str, Region]]:
+    """Return a function that says which region of each weight a rank of a mesh has."""
+
+    @cache
+    def regions(mesh: Mesh, rank: int) -> Mapping[str, Region]:
+        return {name: piece.region for name, piece in layout(shape, mesh, rank).items()}
+
+    return regions
 
 
 class _Blocks:
@@ -90,17 +104,15 @@ class _Blocks:
 
 
 def _blocks_held(
-    shape: ModelShape, mesh: Mesh, holders: Mapping[int, Collection[int]]
+    regions: Callable[[Mesh, int], Mapping[str, Region]],
+    mesh: Mesh,
+    holders: Mapping[int, Collection[int]],
 ) -> dict[str, _Blocks]:
-    @cache
-    def part(place: int) -> Mapping[str, Piece]:
-        return layout(shape, mesh, place)
-
     held: dict[str, dict[Region, dict[int, int]]] = defaultdict(dict)
     for rank, places in sorted(holders.items()):
         for place in places:
-            for weight, piece in part(place).items():
-                held[weight].setdefault(piece.region, {}).setdefault(rank, place)
+            for weight, region in regions(mesh, place).items():
+                held[weight].setdefault(region, {}).setdefault(rank, place)
     return {weight: _Blocks(blocks) for weight, blocks in held.items()}
 
 
@@ -196,22 +208,48 @@ def _exchange(
 ) -> None:
     """Send and receive a message to and from each of these ranks."""
     operations: list[dist.P2POp] = []
-    for peer, blocks in sends.items():
-        parts = [_values(old[block.place][block.name], block.region).flatten() for block in blocks]
-        operations.append(dist.P2POp(dist.isend, torch.cat(parts).to(through), peer))
-    received: dict[int, torch.Tensor] = {}
-    for peer, blocks in receives.items():
-        size = sum(block.region.elements for block in blocks)
-        dtype = new[blocks[0].name].tensor.dtype
-        received[peer] = torch.empty(size, dtype=dtype, device=through)
-        operations.append(dist.P2POp(dist.irecv, received[peer], peer))
+    for peer, message in sends.items():
+        for blocks in _tensors(message):
+            values = [_values(old[block.place][block.name], block.region) for block in blocks]
+            outgoing = values[0] if len(values) == 1 else torch.cat([v.flatten() for v in values])
+            operations.append(dist.P2POp(dist.isend, outgoing.to(through).contiguous(), peer))
+    received: list[tuple[list[torch.Tensor], torch.Tensor]] = []
+    for peer, message in receives.items():
+        for blocks in _tensors(message):
+            values = [_values(new[block.name], block.region) for block in blocks]
+            incoming = _room_for(values, through)
+            received.append((values, incoming))
+            operations.append(dist.P2POp(dist.irecv, incoming, peer))
     with communication("moving the state"):
         for work in dist.batch_isend_irecv(operations):
             work.wait()
-    for peer, message in received.items():
-        sizes = [block.region.elements for block in receives[peer]]
-        for block, values in zip(receives[peer], torch.split(message, sizes), strict=True):
-            _values(new[block.name], block.region).copy_(values.view(block.region.size))
+    for values, incoming in received:
+        _spread(incoming, values)
+
+
+def _tensors(message: list[_Block]) -> list[list[_Block]]:
+    """Return the blocks of a message by the tensor that they are sent in."""
+    alone = [[block] for block in message if block.region.elements >= _ALONE_ELEMENTS]
+    together = [block for block in message if block.region.elements < _ALONE_ELEMENTS]
+    return [*alone, together] if together else alone
+
+
+def _room_for(values: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Return what is received into: the memory that is to be filled, where that is possible."""
+    first = values[0]
+    if len(values) == 1 and first.is_contiguous() and first.device == device:
+        return first
+    size = sum(value.numel() for value in values)
+    return torch.empty(size, dtype=first.dtype, device=device)
+
+
+def _spread(incoming: torch.Tensor, values: list[torch.Tensor]) -> None:
+    """Copy what was received to where it belongs, unless it is there."""
+    if incoming is values[0]:
+        return
+    sizes = [value.numel() for value in values]
+    for value, part in zip(values, torch.split(incoming, sizes), strict=True):
+        value.copy_(part.view(value.shape))
 
 
 def _values(shard: Shard, region: Region) -> torch.Tensor:

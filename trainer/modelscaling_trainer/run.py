@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from modelscaling.api.training import Precision
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.mesh import Mesh
     from modelscaling.protocol import Progress
     from modelscaling_trainer.parallel.meshes import AxisGroups
 
@@ -67,13 +68,15 @@ class Run:
         device: torch.device,
         scratch: Path,
         checkpoint_directory: Path | None,
+        mesh: Mesh | None = None,
         stop_at_step: int | None = None,
         choose_dtype: Callable[[Precision, torch.device], torch.dtype] = compute_dtype,
     ) -> None:
-        """Warm up: open the data, measure the device. The model waits for its mesh.
+        """Warm up: open the data, measure the device, and make the model where that can be done
+        before its group is there.
 
-        `stop_at_step` ends the run early as if it were complete. `choose_dtype` decides in which
-        type a precision is computed on a device.
+        `mesh` is what the process will probably train on. `stop_at_step` ends the run early as if
+        it were complete. `choose_dtype` decides in which type a precision is computed on a device.
 
         Raises:
             ConfigurationError: the run cannot work as it is declared.
@@ -105,6 +108,8 @@ class Run:
         self._holdings = Holdings()
         self._history = History()
         self._writer = self._make_writer()
+        if mesh is not None and mesh.size == mesh.dataReplicate:
+            self._make_copy(mesh)
 
     def train(
         self,
@@ -206,17 +211,27 @@ class Run:
             self._directory, keep=settings.keep, shape=self._configuration.model
         )
 
+    def _make_copy(self, mesh: Mesh) -> None:
+        """Make a copy of the whole model, which is the same for all ranks, and take its memory:
+        touching new pages takes longer than filling them.
+        """
+        state = self._new_state(mesh, rank=0, axes=None)
+        for shard in state.shards().values():
+            shard.tensor.zero_()
+        self._holdings.add(state)
+
     def _place(self, group: Group, axes: AxisGroups) -> TrainingState:
         """Return this process' state on the group's mesh: the one it has where its shards are the
         same there, else a new one, which holds nothing yet.
         """
         held = self._holdings.reusable(group)
-        if held is not None:
-            return held
+        return held or self._new_state(group.mesh, rank=group.rank, axes=axes)
+
+    def _new_state(self, mesh: Mesh, *, rank: int, axes: AxisGroups | None) -> TrainingState:
         part = ModelPart(
             self._configuration,
-            mesh=group.mesh,
-            rank=group.rank,
+            mesh=mesh,
+            rank=rank,
             compute_dtype=self._compute_dtype,
             device=self._device,
         )

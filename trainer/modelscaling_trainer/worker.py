@@ -50,5 +50,6 @@ def _build_run(prepare: Prepare) -> Run:
         device=device,
         scratch=prepare.scratch,
         checkpoint_directory=prepare.checkpoint_directory,
+        mesh=prepare.mesh,
         stop_at_step=prepare.stop_at_step,
     )
