@@ -118,10 +118,18 @@ class AgentProcess:
         """Send an assignment."""
         return self.request("POST", "/v1/group", assignment)
 
+    def zygote_pid(self) -> int:
+        """Return the number of the process that makes its workers."""
+        (zygote,) = _children(self.process.pid)
+        return zygote
+
     def worker_pids(self) -> list[int]:
-        """Return the numbers of its workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        """Return the numbers of the workers that its zygote has made."""
+        return _children(self.zygote_pid())
+
+    def kill_worker(self, local_rank: int = 0, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one of the workers that were made first."""
+        os.kill(self.worker_pids()[local_rank], number)
 
     def terminate(self) -> None:
         """Send SIGTERM, as the kubelet does."""
@@ -185,16 +193,24 @@ def start_agent(
 
 
 def make_group(
-    *agents: AgentProcess, generation: int, configuration: RunConfiguration
+    *agents: AgentProcess,
+    generation: int,
+    configuration: RunConfiguration,
+    leaving: tuple[AgentProcess, ...] = (),
 ) -> GroupAssignment:
-    """Return the assignment that puts these agents into one group."""
+    """Return the assignment that puts these agents into one group, which others leave."""
     return GroupAssignment(
         run_uid=RUN_UID,
         generation=generation,
         members=tuple(agent.member for agent in agents),
         mesh=Mesh(dataReplicate=sum(agent.processes for agent in agents)),
         configuration=configuration,
+        leaving=tuple(agent.member for agent in leaving),
     )
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _free_port() -> int:

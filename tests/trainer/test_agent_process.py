@@ -66,26 +66,57 @@ CHECKPOINT = {"volume": {"emptyDir": {}}, "everySteps": 100_000}
 ENDLESS = 1_000_000
 
 
+def form(*agents: AgentProcess, generation: int, run: RunConfiguration, **options: Any) -> None:
+    """Put the agents into one group, those that leave it included."""
+    group = make_group(*agents, generation=generation, configuration=run, **options)
+    for agent in (*agents, *options.get("leaving", ())):
+        assert agent.assign(group).status == 202
+
+
+def warm_up(*agents: AgentProcess) -> None:
+    for agent in agents:
+        agent.wait_until_warm()
+
+
+def end_of(agent: AgentProcess) -> tuple[int, str, float]:
+    """Step, digest of all samples and loss at the end of the run."""
+    assert agent.wait_for_exit() == ExitCode.DONE
+    progress = agent.report().progress
+    assert progress is not None
+    assert progress.loss is not None
+    return progress.step, progress.sample_digest, progress.loss
+
+
+def undisturbed(start: StartAgent, run: RunConfiguration, *, processes: int) -> Any:
+    """The end of the same run, without any disturbance."""
+    agent = start(run, processes=processes)
+    warm_up(agent)
+    form(agent, generation=1, run=run)
+    step, digest, loss = end_of(agent)
+    return step, digest, pytest.approx(loss, abs=1e-4)
+
+
 def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
     start: StartAgent, text: str, tmp_path: Path
 ) -> None:
     run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
     checkpoints = tmp_path / "checkpoints"
-    first = start(run, checkpoints=checkpoints)
-    first.wait_until_warm()
-    first.assign(make_group(first, generation=1, configuration=run))
+    first = start(run, checkpoints=checkpoints, grace_s=26)
+    warm_up(first)
+    form(first, generation=1, run=run)
     first.wait_for_step(3)
 
     first.terminate()
 
+    assert first.wait_for_status(lambda status: status.is_leaving).state is AgentState.TRAINING
     assert first.wait_for_exit() == ExitCode.INTERRUPTED
     saved = first.report().progress
     assert saved is not None
     assert saved.checkpoint_step == saved.step >= 3
 
     second = start(run, checkpoints=checkpoints)
-    second.wait_until_warm()
-    second.assign(make_group(second, generation=2, configuration=run))
+    warm_up(second)
+    form(second, generation=2, run=run)
     resumed = second.wait_for_step(saved.step + 1).progress
 
     assert resumed is not None
@@ -93,27 +124,120 @@ def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
     assert resumed.tokens == resumed.step * run.tokens_per_step
 
 
-def test_a_killed_worker_ends_the_agent_with_a_report_of_its_rank(
+def test_a_second_sigterm_does_not_wait_for_the_others(start: StartAgent, text: str) -> None:
+    run = make_run(text, steps=ENDLESS)
+    agent = start(run, grace_s=600)
+    warm_up(agent)
+    form(agent, generation=1, run=run)
+    agent.wait_for_step(1)
+    agent.terminate()
+    agent.wait_for_status(lambda status: status.is_leaving)
+
+    agent.terminate()
+
+    assert agent.wait_for_exit(20) == ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["rank 0", "another rank"])
+def test_a_killed_worker_is_replaced_and_no_step_is_lost(
+    start: StartAgent, text: str, victim: int
+) -> None:
+    run = make_run(text, steps=200)
+    first, second = start(run, index=0), start(run, index=1)
+    warm_up(first, second)
+    form(first, second, generation=1, run=run)
+    first.wait_for_step(20)
+    agent = (first, second)[victim]
+
+    agent.kill_worker()
+
+    status = agent.wait_for_status(lambda status: status.worker_failures == 1)
+    assert status.failure is not None
+    assert (status.failure.reason, status.failure.rank) == ("WorkerDied", victim)
+    assert status.failure.message.startswith(f"rank {victim} was killed by SIGKILL")
+    resumed = first.wait_for_status(
+        lambda status: status.attempt == 2 and status.state is AgentState.TRAINING
+    )
+    assert resumed.generation == 1
+    assert end_of(first) == undisturbed(start, run, processes=2)
+    assert second.wait_for_exit() == ExitCode.DONE
+    assert agent.report().failure is None
+
+
+def test_a_killed_worker_takes_its_siblings_out_of_the_group_with_it(
+    start: StartAgent, text: str
+) -> None:
+    run = make_run(text, steps=200)
+    agent = start(run, processes=3)
+    warm_up(agent)
+    form(agent, generation=1, run=run)
+    agent.wait_for_step(20)
+
+    agent.kill_worker(1)
+
+    assert end_of(agent) == undisturbed(start, run, processes=3)
+    assert agent.report().failure is None
+
+
+def test_a_worker_that_hangs_is_told_to_leave_when_a_peer_dies(
+    start: StartAgent, text: str
+) -> None:
+    """A stopped process holds its connections: nobody hears from it, nobody loses it."""
+    run = make_run(text, steps=200)
+    agent = start(run, processes=3)
+    warm_up(agent)
+    form(agent, generation=1, run=run)
+    agent.wait_for_step(20)
+    stopped = agent.worker_pids()[2]
+
+    agent.kill_worker(2, signal.SIGSTOP)
+    agent.kill_worker(1)
+
+    agent.wait_for_status(lambda status: status.worker_failures == 1)
+    os.kill(stopped, signal.SIGCONT)
+    assert end_of(agent) == undisturbed(start, run, processes=3)
+
+
+def test_the_death_of_the_zygote_disturbs_nobody_and_a_new_one_makes_the_next_worker(
     start: StartAgent, text: str
 ) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run, processes=2)
-    agent.wait_until_warm()
-    agent.assign(make_group(agent, generation=1, configuration=run))
-    agent.wait_for_step(1)
+    warm_up(agent)
+    form(agent, generation=1, run=run)
+    progress = agent.wait_for_step(5).progress
+    assert progress is not None
+    first, _ = agent.worker_pids()
 
-    _, victim = agent.worker_pids()
-    os.kill(victim, signal.SIGKILL)
+    os.kill(agent.zygote_pid(), signal.SIGKILL)
 
-    assert agent.wait_for_exit() == ExitCode.CRASHED
-    failure = agent.report().failure
-    assert failure is not None
-    assert (failure.reason, failure.exit_code) == ("WorkerDied", ExitCode.CRASHED)
-    assert failure.message.startswith("rank 1 was killed by SIGKILL")
-    assert failure.rank == 1
-    [line] = [line for line in agent.log().splitlines() if "reason=WorkerDied" in line]
-    assert "was killed by SIGKILL" in line
-    assert line.endswith("rank=1")
+    after = agent.wait_for_step(progress.step + 50)
+    assert (after.attempt, after.worker_failures) == (1, 0)
+    os.kill(first, signal.SIGKILL)
+    again = agent.wait_for_status(
+        lambda status: status.attempt == 2 and status.state is AgentState.TRAINING
+    )
+    assert again.worker_failures == 1
+
+
+def test_pods_that_leave_hand_over_and_end_and_no_step_is_lost(
+    start: StartAgent, text: str
+) -> None:
+    run = make_run(text, steps=300)
+    stays, leaves, evicted = (start(run, index=index) for index in range(3))
+    warm_up(stays, leaves, evicted)
+    form(stays, leaves, evicted, generation=1, run=run)
+    stays.wait_for_step(20)
+
+    evicted.terminate()
+    evicted.wait_for_status(lambda status: status.is_leaving)
+    form(stays, generation=2, run=run, leaving=(leaves, evicted))
+
+    assert leaves.wait_for_exit() == ExitCode.DONE
+    assert evicted.wait_for_exit() == ExitCode.INTERRUPTED
+    status = stays.wait_for_status(lambda status: status.state is AgentState.TRAINING)
+    assert (status.generation, status.attempt, status.failure) == (2, 1, None)
+    assert end_of(stays) == undisturbed(start, run, processes=3)
 
 
 def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: str) -> None:
@@ -176,7 +300,7 @@ def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, t
     turned_away = third.assign(pair)
     assert turned_away.status == 409
     assert AgentStatus.model_validate_json(turned_away.body).generation == 2
-    assert first.request("GET", "/v1/store?generation=1").status == 409
+    assert first.request("GET", "/v1/store?generation=1&attempt=1").status == 409
 
     assert [agent.wait_for_exit() for agent in (first, second, third)] == [0, 0, 0]
     reports = [agent.report() for agent in (first, second, third)]
@@ -211,25 +335,21 @@ def test_a_released_agent_leaves_and_the_others_wait_for_a_new_group(
     stays.wait_for_step(before + 1)
 
 
-def test_a_group_whose_peer_dies_is_lost_and_its_agent_is_warm_again(
-    start: StartAgent, text: str
-) -> None:
+def test_a_group_whose_pod_dies_waits_for_the_next_one(start: StartAgent, text: str) -> None:
     run = make_run(text, steps=ENDLESS)
     survivor, victim = start(run, index=0), start(run, index=1)
-    for agent in (survivor, victim):
-        agent.wait_until_warm()
-    for agent in (survivor, victim):
-        agent.assign(make_group(survivor, victim, generation=1, configuration=run))
+    warm_up(survivor, victim)
+    form(survivor, victim, generation=1, run=run)
     survivor.wait_for_step(2)
 
     victim.process.kill()
 
     status = survivor.wait_for_status(lambda status: status.failure is not None, timeout_s=20)
-    assert status.state is AgentState.WARM
+    assert status.state is AgentState.FORMING
     assert status.failure is not None
     assert status.failure.reason == "GroupLost"
     assert status.progress is not None
-    survivor.assign(make_group(survivor, generation=2, configuration=run))
+    form(survivor, generation=2, run=run)
     survivor.wait_for_step(status.progress.step + 1)
 
 
