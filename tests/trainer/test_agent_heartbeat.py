@@ -95,8 +95,12 @@ class FakeMember:
         """End without a word, as the kernel does for a process that was killed."""
         await self._session.close()
 
+    async def give_up(self) -> None:
+        """Close the connection without taking leave: it has not heard the leader for too long."""
+        await self.link.close()
+
     async def reset(self) -> None:
-        """The same where bytes were still to be read."""
+        """As `vanish` where bytes were still to be read."""
         self.link.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )
@@ -169,8 +173,8 @@ def elsewhere(index: int) -> Member:
     return Member(index=index, address="192.0.2.1", processes=1)
 
 
-@pytest.mark.parametrize("end", [FakeMember.vanish, FakeMember.reset])
-async def test_a_killed_member_is_lost_at_once_and_all_leave_the_attempt(
+@pytest.mark.parametrize("end", [FakeMember.vanish, FakeMember.reset, FakeMember.give_up])
+async def test_a_member_that_goes_is_lost_at_once_and_all_leave_the_attempt(
     start: StartPod, connect: StartMember, end: Callable[[FakeMember], Awaitable[None]]
 ) -> None:
     leader, other = await start(0), await start(1)

@@ -180,8 +180,9 @@ class _Endpoints:
             )
 
         await agent.wait_for(is_decided, self._store_wait_s)
-        if agent.facts.generation > generation:
-            return _json(HTTPStatus.CONFLICT, agent.status())
+        newest = agent.facts.generation
+        if newest > generation:
+            return _text(HTTPStatus.CONFLICT, f"generation {newest} has taken its place")
         address = _store_address(agent.facts, generation, attempt)
         if address is None:
             return _text(
