@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from modelscaling.mesh import Mesh
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Worker, results, start, train_together
+from tests.trainer.workers import Result, Worker, results, start, train_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Start = Callable[..., list[Worker]]
 
 pytestmark = pytest.mark.process
+
+_log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-5
 """How far losses may lie apart, nats; float32, 3e-4, 30 steps."""
@@ -87,9 +90,25 @@ def test_a_change_of_mesh_loses_no_step(
         "Released"
     ] * leavers
     assert [result.progress for result in second[after.size :]] == [[]] * leavers
+    _check_ledger(first[0], second[0], before=before, after=after)
     assert first[0].progress[-1].step + 1 == second[0].progress[0].step
     assert undisturbed.losses == pytest.approx(first[0].losses + second[0].losses, abs=AGREEMENT)
     assert undisturbed.digests == first[0].digests + second[0].digests
+
+
+def _check_ledger(first: Result, second: Result, *, before: Mesh, after: Mesh) -> None:
+    """Hold what a group says of the change that it began with against what happened."""
+    [resumption] = {progress.resumption for progress in second.progress}
+    assert resumption is not None
+    step = first.progress[-1].step
+    assert (resumption.source, resumption.step, resumption.furthest_step) == ("Memory", step, step)
+    assert (resumption.mesh_before, resumption.generation) == (str(before), 2)
+    assert (resumption.loss_before, resumption.loss_after) == (first.losses[-1], second.losses[0])
+    assert resumption.stopped_time is not None
+    downtime = resumption.resumed_time - resumption.stopped_time
+    _log.info("%s to %s stopped training for %.3f s", before, after, downtime)
+    assert 0 < downtime < second.seconds
+    assert {progress.resumption for progress in first.progress} == {None}
 
 
 @pytest.mark.parametrize(
@@ -141,3 +160,7 @@ def test_shards_that_are_lost_come_back_from_the_last_checkpoint(
     assert [result.outcome for result in after] == ["Complete"] * 2
     assert after[0].progress[0].step == 11
     assert after[0].digests[0] == lost[0].digests[10]
+    resumption = after[0].progress[0].resumption
+    assert resumption is not None
+    assert (resumption.source, resumption.mesh_before, resumption.step) == ("Checkpoint", None, 10)
+    assert resumption.furthest_step == max(result.progress[-1].step for result in lost)
