@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelscaling.exit_code import ExitCode
 from modelscaling_trainer.agent.agent import Agent
+from modelscaling_trainer.agent.crew import Crew
 from modelscaling_trainer.agent.fencing import Identity
 from modelscaling_trainer.agent.settings import AgentSettings
 from modelscaling_trainer.agent.store_lookup import StoreUnknownError
@@ -18,8 +19,10 @@ from tests.trainer.agent_builders import RUN_UID, make_configuration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from modelscaling.mesh import Mesh
     from modelscaling.protocol import Member, Progress, StoreAddress
     from modelscaling_trainer.figures import ProcessFigures
+    from modelscaling_trainer.worker_protocol import Command, Event
 
 
 class NoObserver:
@@ -34,8 +37,26 @@ async def _unknown(leader: Member, generation: int, attempt: int) -> StoreAddres
     raise StoreUnknownError(f"{leader} of generation {generation}, attempt {attempt}")
 
 
+class NoCrew(Crew):
+    """Has no processes; remembers what they would have been told, and who was killed."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, Command]] = []
+        self.killed: list[int] = []
+
+    def tell(self, local_rank: int, command: Command) -> None:
+        self.told.append((local_rank, command))
+
+    def name(self, local_rank: int, label: str) -> None: ...
+
+    def prepare_for(self, mesh: Mesh) -> None: ...
+
+    def kill(self, local_rank: int) -> None:
+        self.killed.append(local_rank)
+
+
 class SteeredAgent(Agent):
-    """The agent of a pod with one worker."""
+    """The agent of a pod with one worker, on a clock that the test can put forward."""
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(
@@ -50,6 +71,8 @@ class SteeredAgent(Agent):
             environment={},
         )
         self._waits = asyncio.Semaphore(0)
+        self._crew = self.crew = NoCrew()
+        self._passed_s = 0.0
 
     async def wait_for(self, holds: Callable[[], bool], timeout_s: float | None) -> bool:
         self._waits.release()
@@ -60,6 +83,23 @@ class SteeredAgent(Agent):
         async with asyncio.timeout(30):
             for _ in range(times):
                 await self._waits.acquire()
+
+    def _now(self) -> float:
+        return super()._now() + self._passed_s
+
+    def after(self, seconds: float) -> SteeredAgent:
+        """Let so much time have passed."""
+        self._passed_s += seconds
+        return self
+
+    def hear(self, *events: Event) -> None:
+        """Let its worker say something."""
+        for event in events:
+            self._take_in(0, event)
+
+    async def act(self) -> ExitCode:
+        """Do what is to be done, until the end."""
+        return await self._act_until_end()
 
     def learn(self, **changes: Any) -> None:
         """Change what it knows."""

@@ -125,22 +125,26 @@ class Lateness:
     """What is to be said and done of a pod's workers."""
 
     late: tuple[LateWorker, ...]
+    """Without those that are to be given up."""
     hung: tuple[Hung, ...]
     wake_at: float | None
-    """When to judge again if nothing happens; None while no worker is in a group."""
+    """When to judge again if nothing happens; None while there is nobody to judge."""
 
 
 def judge_lateness(paces: Sequence[Pace], *, now: float) -> Lateness:
     """Return which workers are late and which hang; they are in the order of their local ranks."""
     busy = [(local_rank, pace) for local_rank, pace in enumerate(paces) if pace.group is not None]
+    hung = tuple(
+        Hung(local_rank, message)
+        for local_rank, pace in busy
+        if (message := _why_hung(pace, now)) is not None
+    )
+    given_up = {local_rank for local_rank, _ in hung}
+    others = [pace for local_rank, pace in busy if local_rank not in given_up]
     return Lateness(
-        late=tuple(_late_worker(pace, now) for _, pace in busy if _is_late(pace, now)),
-        hung=tuple(
-            Hung(local_rank, message)
-            for local_rank, pace in busy
-            if (message := _why_hung(pace, now)) is not None
-        ),
-        wake_at=min((_next_look(pace, now) for _, pace in busy), default=None),
+        late=tuple(_late_worker(pace, now) for pace in others if _is_late(pace, now)),
+        hung=hung,
+        wake_at=min((_next_look(pace, now) for pace in others), default=None),
     )
 
 
