@@ -12,8 +12,9 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import (
@@ -27,12 +28,19 @@ from modelscaling.protocol import (
     sign,
 )
 from modelscaling_trainer.agent.settings import AgentOverride
-from tests.trainer.agent_builders import RUN_UID
+from tests.trainer.agent_builders import RUN_UID, make_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from modelscaling.configuration import Message, RunConfiguration
+
+
+class StartAgent(Protocol):
+    """Starts an agent that ends with the test; the options are those of `start_agent`."""
+
+    def __call__(self, configuration: RunConfiguration, **options: Any) -> AgentProcess: ...
+
 
 KEY = b"the key of the tests' run"
 _ADDRESS = "127.0.0.1"
@@ -206,6 +214,35 @@ def make_group(
         mesh=Mesh(dataReplicate=sum(agent.processes for agent in agents)),
         configuration=configuration,
         leaving=tuple(agent.member for agent in leaving),
+    )
+
+
+def form(*agents: AgentProcess, generation: int, run: RunConfiguration, **options: Any) -> None:
+    """Put the agents into one group, those that leave it included."""
+    group = make_group(*agents, generation=generation, configuration=run, **options)
+    for agent in (*agents, *options.get("leaving", ())):
+        answer = agent.assign(group)
+        assert answer.status == HTTPStatus.ACCEPTED, answer
+
+
+def warm_up(*agents: AgentProcess) -> None:
+    """Wait until all of them wait for a group."""
+    for agent in agents:
+        agent.wait_until_warm()
+
+
+def make_run(text: str, *, steps: int, **changes: Any) -> RunConfiguration:
+    """Return a run of so many steps with a global batch that 1, 2 and 3 processes can share."""
+    return make_configuration(
+        data__text={"path": text},
+        model__layers=1,
+        model__hiddenSize=32,
+        training__globalBatchSize=6,
+        training__tokens=steps * 6 * 64,
+        training__precision="Float32",
+        training__compile="Never",
+        training__validateEverySteps=0,
+        **changes,
     )
 
 

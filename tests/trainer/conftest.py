@@ -1,13 +1,19 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
+from tests.trainer.agent_process import AgentProcess, start_agent
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from modelscaling.configuration import RunConfiguration
+    from tests.trainer.agent_process import StartAgent
 
 
 @pytest.fixture
@@ -16,3 +22,27 @@ def group_of_one() -> Iterator[None]:
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    """A file of text, by its path."""
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"{n} bottles of beer on the wall, " for n in range(2000)))
+    return str(file)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartAgent]:
+    """Start real agents, each with its own directory, and end them after the test."""
+    started: list[AgentProcess] = []
+
+    def start_one(configuration: RunConfiguration, **options: Any) -> AgentProcess:
+        agent = start_agent(tmp_path / f"agent-{len(started)}", configuration, **options)
+        started.append(agent)
+        return agent
+
+    yield start_one
+    for agent in started:
+        agent.process.kill()  # its other processes end with it
+        agent.process.wait(30)

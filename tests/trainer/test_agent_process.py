@@ -3,97 +3,25 @@ from __future__ import annotations
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, AgentStatus, StopMode
-from tests.trainer.agent_builders import make_configuration, make_stop
-from tests.trainer.agent_process import AgentProcess, make_group, start_agent
+from tests.trainer.agent_builders import make_stop
+from tests.trainer.agent_process import form, make_group, make_run, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from modelscaling.configuration import RunConfiguration
+    from tests.trainer.agent_process import StartAgent
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 
-class StartAgent(Protocol):
-    def __call__(self, configuration: RunConfiguration, **options: Any) -> AgentProcess: ...
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartAgent]:
-    started: list[AgentProcess] = []
-
-    def start_one(configuration: RunConfiguration, **options: Any) -> AgentProcess:
-        agent = start_agent(tmp_path / f"agent-{len(started)}", configuration, **options)
-        started.append(agent)
-        return agent
-
-    yield start_one
-    for agent in started:
-        agent.process.kill()  # its workers end with it
-        agent.process.wait(30)
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> str:
-    file = tmp_path / "text.txt"
-    file.write_text("".join(f"{n} bottles of beer on the wall, " for n in range(2000)))
-    return str(file)
-
-
-def make_run(text: str, *, steps: int, **changes: Any) -> RunConfiguration:
-    """A run of so many steps with a global batch that 1, 2 and 3 processes can share."""
-    return make_configuration(
-        data__text={"path": text},
-        model__layers=1,
-        model__hiddenSize=32,
-        training__globalBatchSize=6,
-        training__tokens=steps * 6 * 64,
-        training__precision="Float32",
-        training__compile="Never",
-        training__validateEverySteps=0,
-        **changes,
-    )
-
-
 CHECKPOINT = {"volume": {"emptyDir": {}}, "everySteps": 100_000}
 ENDLESS = 1_000_000
-
-
-def form(*agents: AgentProcess, generation: int, run: RunConfiguration, **options: Any) -> None:
-    """Put the agents into one group, those that leave it included."""
-    group = make_group(*agents, generation=generation, configuration=run, **options)
-    for agent in (*agents, *options.get("leaving", ())):
-        assert agent.assign(group).status == 202
-
-
-def warm_up(*agents: AgentProcess) -> None:
-    for agent in agents:
-        agent.wait_until_warm()
-
-
-def end_of(agent: AgentProcess) -> tuple[int, str, float]:
-    """Step, digest of all samples and loss at the end of the run."""
-    assert agent.wait_for_exit() == ExitCode.DONE
-    progress = agent.report().progress
-    assert progress is not None
-    assert progress.loss is not None
-    return progress.step, progress.sample_digest, progress.loss
-
-
-def undisturbed(start: StartAgent, run: RunConfiguration, *, processes: int) -> Any:
-    """The end of the same run, without any disturbance."""
-    agent = start(run, processes=processes)
-    warm_up(agent)
-    form(agent, generation=1, run=run)
-    step, digest, loss = end_of(agent)
-    return step, digest, pytest.approx(loss, abs=1e-4)
 
 
 def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
@@ -136,108 +64,6 @@ def test_a_second_sigterm_does_not_wait_for_the_others(start: StartAgent, text: 
     agent.terminate()
 
     assert agent.wait_for_exit(20) == ExitCode.INTERRUPTED
-
-
-@pytest.mark.parametrize("victim", [0, 1], ids=["rank 0", "another rank"])
-def test_a_killed_worker_is_replaced_and_no_step_is_lost(
-    start: StartAgent, text: str, victim: int
-) -> None:
-    run = make_run(text, steps=200)
-    first, second = start(run, index=0), start(run, index=1)
-    warm_up(first, second)
-    form(first, second, generation=1, run=run)
-    first.wait_for_step(20)
-    agent = (first, second)[victim]
-
-    agent.kill_worker()
-
-    status = agent.wait_for_status(lambda status: status.worker_failures == 1)
-    assert status.failure is not None
-    assert (status.failure.reason, status.failure.rank) == ("WorkerDied", victim)
-    assert status.failure.message.startswith(f"rank {victim} was killed by SIGKILL")
-    resumed = first.wait_for_status(
-        lambda status: status.attempt == 2 and status.state is AgentState.TRAINING
-    )
-    assert resumed.generation == 1
-    assert end_of(first) == undisturbed(start, run, processes=2)
-    assert second.wait_for_exit() == ExitCode.DONE
-    assert agent.report().failure is None
-
-
-def test_a_killed_worker_takes_its_siblings_out_of_the_group_with_it(
-    start: StartAgent, text: str
-) -> None:
-    run = make_run(text, steps=200)
-    agent = start(run, processes=3)
-    warm_up(agent)
-    form(agent, generation=1, run=run)
-    agent.wait_for_step(20)
-
-    agent.kill_worker(1)
-
-    assert end_of(agent) == undisturbed(start, run, processes=3)
-    assert agent.report().failure is None
-
-
-def test_a_worker_that_hangs_is_told_to_leave_when_a_peer_dies(
-    start: StartAgent, text: str
-) -> None:
-    """A stopped process holds its connections: nobody hears from it, nobody loses it."""
-    run = make_run(text, steps=200)
-    agent = start(run, processes=3)
-    warm_up(agent)
-    form(agent, generation=1, run=run)
-    agent.wait_for_step(20)
-    stopped = agent.worker_pids()[2]
-
-    agent.kill_worker(2, signal.SIGSTOP)
-    agent.kill_worker(1)
-
-    agent.wait_for_status(lambda status: status.worker_failures == 1)
-    os.kill(stopped, signal.SIGCONT)
-    assert end_of(agent) == undisturbed(start, run, processes=3)
-
-
-def test_the_death_of_the_zygote_disturbs_nobody_and_a_new_one_makes_the_next_worker(
-    start: StartAgent, text: str
-) -> None:
-    run = make_run(text, steps=ENDLESS)
-    agent = start(run, processes=2)
-    warm_up(agent)
-    form(agent, generation=1, run=run)
-    progress = agent.wait_for_step(5).progress
-    assert progress is not None
-    first, _ = agent.worker_pids()
-
-    os.kill(agent.zygote_pid(), signal.SIGKILL)
-
-    after = agent.wait_for_step(progress.step + 50)
-    assert (after.attempt, after.worker_failures) == (1, 0)
-    os.kill(first, signal.SIGKILL)
-    again = agent.wait_for_status(
-        lambda status: status.attempt == 2 and status.state is AgentState.TRAINING
-    )
-    assert again.worker_failures == 1
-
-
-def test_pods_that_leave_hand_over_and_end_and_no_step_is_lost(
-    start: StartAgent, text: str
-) -> None:
-    run = make_run(text, steps=300)
-    stays, leaves, evicted = (start(run, index=index) for index in range(3))
-    warm_up(stays, leaves, evicted)
-    form(stays, leaves, evicted, generation=1, run=run)
-    stays.wait_for_step(20)
-
-    evicted.terminate()
-    evicted.wait_for_status(lambda status: status.is_leaving)
-    form(stays, generation=2, run=run, leaving=(leaves, evicted))
-
-    assert leaves.wait_for_exit() == ExitCode.DONE
-    assert evicted.wait_for_exit() == ExitCode.INTERRUPTED
-    status = stays.wait_for_status(lambda status: status.state is AgentState.TRAINING)
-    assert (status.generation, status.attempt, status.failure) == (2, 1, None)
-    assert end_of(stays) == undisturbed(start, run, processes=3)
 
 
 def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: str) -> None:
