@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def agent() -> AsyncIterator[SteeredAgent]:
-    """An agent whose worker, rank 0 of 2, has done two steps of a second."""
+    """An agent whose worker, rank 0 of 2, has done three steps of a second."""
     agent = SteeredAgent()
     agent.assign(make_assignment(1, 1))
     acting = asyncio.create_task(agent.act())
@@ -41,7 +41,7 @@ async def agent() -> AsyncIterator[SteeredAgent]:
         StoreOpened(generation=1, attempt=1, port=4242),
         PhaseBegan(generation=1, attempt=1, phase="Training"),
     )
-    for step in (1, 2):
+    for step in (1, 2, 3):
         agent.after(1).hear(FiguresTaken(generation=1, attempt=1, figures=make_figures(step)))
     yield agent
     acting.cancel()
@@ -54,11 +54,11 @@ async def test_a_late_worker_is_shown_until_its_next_step(agent: SteeredAgent) -
     await agent.wait_for(lambda: bool(agent.facts.late), 10)
 
     (late,) = agent.status().late
-    assert (late.rank, late.step, late.is_waiting) == (0, 2, True)
+    assert (late.rank, late.step, late.is_waiting) == (0, 3, True)
     assert late.seconds == pytest.approx(30, abs=1)
     assert agent.version > before
 
-    agent.hear(FiguresTaken(generation=1, attempt=1, figures=make_figures(3)))
+    agent.hear(FiguresTaken(generation=1, attempt=1, figures=make_figures(4)))
     await agent.wait_for(lambda: not agent.facts.late, 10)
     assert agent.facts.worker_failures == 0
 
@@ -85,7 +85,7 @@ async def test_a_hung_worker_is_killed_and_its_attempt_given_up(agent: SteeredAg
     failure = agent.facts.failure
     assert failure is not None
     assert (failure.reason, failure.rank) == ("WorkerHung", 0)
-    assert "has not come beyond step 2 (Training) for 7" in failure.message
+    assert "has not come beyond step 3 (Training) for 7" in failure.message
     assert agent.facts.broken_attempt == 1
     assert agent.facts.late == ()
 

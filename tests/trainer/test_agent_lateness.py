@@ -135,23 +135,28 @@ def test_what_takes_long_by_its_nature_has_a_limit_of_its_own(phase: str | None)
     assert life.live(1).judge().hung
 
 
-def test_the_first_step_of_a_group_may_take_long() -> None:
-    life = Life().hear(_phase("Training"))
+@pytest.mark.parametrize("steps", [[], [0.5], [0.5, 0.5]])
+def test_the_first_steps_of_a_group_may_take_long(steps: list[float]) -> None:
+    life = Life().train(steps)
 
     assert life.live(599).judge().late == ()
     assert life.live(1).judge().late
 
 
-def test_after_a_long_first_step_the_second_tells_what_is_usual() -> None:
-    life = Life().train([100.0, 0.5])
+def test_a_long_first_step_makes_no_difference_to_what_is_usual() -> None:
+    life = Life().train([100.0, 0.5, 0.5])
 
     assert life.live(20).judge().late
 
 
-def test_a_pause_for_validation_is_not_a_part_of_a_step() -> None:
-    life = Life().train([0.5]).hear(_phase("Validating")).live(500).train([0.5])
+def test_a_validation_within_a_step_is_not_a_part_of_its_time() -> None:
+    life = Life()
+    for _ in range(3):
+        # A step is told after the validation that follows it.
+        life.train([]).after(30.0).hear(_phase("Validating")).after(500).train([0.0])
 
-    assert life.live(20).judge().late
+    assert life.live(299).judge().late == ()
+    assert life.live(1).judge().late
 
 
 def test_a_new_group_forgets_how_fast_the_old_one_was() -> None:

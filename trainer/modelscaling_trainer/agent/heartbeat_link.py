@@ -30,9 +30,9 @@ FAREWELL = 4000
 
 _PING_S = 0.5
 _SILENCE_S = 1.5
-_PODS_AT_FULL_RATE = 400
+_PODS_AT_FULL_RATE = 256
 """In larger groups everything takes as much longer, so that their first member's agent spends no
-more on it: about 2 % of a core."""
+more on it: about 4 % of a core."""
 _CONNECT_TIMEOUT_S = 1.5
 _CLOSE_TIMEOUT_S = 0.5
 

@@ -4,13 +4,13 @@ which an agent heard of them.
 A worker is late if its step takes much longer than its steps usually do. It hangs if that goes on,
 unless it says that it waits for its peers: then one of those is the culprit, and is judged by its
 own agent. What takes long by its nature (forming a group, loading, validating, compiling, saving,
-the first step of a group) has a limit of its own, as no usual time is known for it.
+the first steps of a group) has a limit of its own, as no usual time is known for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from statistics import median_low
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelscaling.protocol import LateWorker
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _TRAINING = "Training"
 _STEPS_KEPT = 16
 """Of so many last steps the usual time is taken."""
+_STEPS_NEEDED = 3
+"""Of fewer it is not known: a group's first step takes longer than the others."""
 _IS_WAITING_FOR_S = 5.0
 """How long a worker's word that it waits for its peers holds: some of its messages."""
 _LOOK_AGAIN_S = 1.0
@@ -80,6 +82,8 @@ class Pace:
     """Whether it said then that it waits for its peers."""
     told_to_leave_at: float | None = None
     """When it was first told to leave that group at once."""
+    trained_s: float = 0.0
+    """How long it had trained after that step until `advanced_at`, between validations and such."""
     step_seconds: tuple[float, ...] = ()
     """What its last steps took in that group."""
 
@@ -151,25 +155,26 @@ def judge_lateness(paces: Sequence[Pace], *, now: float) -> Lateness:
 def _after(pace: Pace, event: PhaseBegan | FiguresTaken | GroupEnded | GroupLost) -> Pace:
     """Return the pace after the worker has said something of its present group just now."""
     now = pace.alive_at
+    trained_s = pace.trained_s + (now - pace.advanced_at if pace.phase == _TRAINING else 0.0)
     match event:
         case PhaseBegan(phase=phase):
-            return replace(pace, phase=phase, advanced_at=now)
+            return replace(pace, phase=phase, advanced_at=now, trained_s=trained_s)
         case FiguresTaken(figures=figures):
             last_ones = pace.step_seconds[1 - _STEPS_KEPT :]
             return replace(
                 pace,
                 step=figures.step,
                 advanced_at=now,
-                step_seconds=(*last_ones, now - pace.advanced_at),
+                trained_s=0.0,
+                step_seconds=(*last_ones, trained_s),
             )
     return Pace(step=pace.step, alive_at=now)
 
 
 def _limits(pace: Pace) -> _Limits:
-    if pace.phase != _TRAINING or not pace.step_seconds:
+    if pace.phase != _TRAINING or len(pace.step_seconds) < _STEPS_NEEDED:
         return _PATIENT
-    # Of two steps the shorter: a group's first one is long.
-    usual = median_low(pace.step_seconds)
+    usual = median(pace.step_seconds)
     return _Limits(
         *(
             max(shortest, times * usual)
@@ -193,16 +198,17 @@ def _late_worker(pace: Pace, now: float) -> LateWorker:
 
 
 def _why_hung(pace: Pace, now: float) -> str | None:
-    limits = _limits(pace)
-    if now - pace.alive_at >= limits.silent:
-        return f"was not heard of for {now - pace.alive_at:.0f} s; its process may be stopped"
+    limits, who = _limits(pace), f"rank {pace.rank}"
+    silent_s, stuck_s = now - pace.alive_at, now - pace.advanced_at
+    if silent_s >= limits.silent:
+        return f"{who} was not heard of for {silent_s:.0f} s; its process may be stopped"
     told_at = pace.told_to_leave_at
     if told_at is not None and now - told_at >= limits.obstinate:
-        return f"did not leave its group within {now - told_at:.0f} s of being told to"
-    if now - pace.advanced_at >= limits.hung and not pace.is_waiting:
+        return f"{who} did not leave its group within {now - told_at:.0f} s of being told to"
+    if stuck_s >= limits.hung and not pace.is_waiting:
         return (
-            f"has not come beyond step {pace.step} ({pace.phase}) for "
-            f"{now - pace.advanced_at:.0f} s, and does not wait for its peers"
+            f"{who} has not come beyond step {pace.step} ({pace.phase}) for {stuck_s:.0f} s, and "
+            f"does not wait for its peers"
         )
     return None
 
