@@ -88,7 +88,7 @@ class StoreOpened(Message):
 
 
 class PhaseBegan(Message):
-    """What the worker does now: Forming, Loading, Training or Saving."""
+    """What the worker does now: Forming, Loading, Training, Compiling, Validating or Saving."""
 
     kind: Literal["PhaseBegan"] = "PhaseBegan"
     generation: int
