@@ -26,6 +26,7 @@ def make_report(**changes: Any) -> StepReport:
         "step_seconds": 0.5,
         "wait_seconds": 0.125,
         "busy_seconds": 0.25,
+        "snapshot_seconds": 0.0625,
         "checkpoint_step": 200,
     }
     return StepReport(**fields | changes)
@@ -53,6 +54,7 @@ def test_the_reports_of_many_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert (agreed.loss_sum, agreed.tokens, agreed.loss) == (90.0, 30, 3.0)
     assert agreed.gradient_norm == 3.0
     assert (agreed.step_seconds, agreed.wait_seconds, agreed.busy_seconds) == (1.5, 0.375, 0.75)
+    assert agreed.snapshot_seconds == 0.1875
     assert agreed.batch_sum == 3 * ((1 << 64) - 2) % (1 << 64)
     assert agreed.requests == {Request.STOP}
 

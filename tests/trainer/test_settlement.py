@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.coverage import place_in_copy
+from modelscaling_trainer.copies import place_in_copy
 from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
 from tests.shared.workloads import make_shape, meshes
 
@@ -202,6 +202,7 @@ def test_the_newest_state_that_is_whole_is_taken(holdings: list[Holding], decisi
     assert decision == settle(holdings)
 
 
+@settings(deadline=None)
 @given(mesh=meshes(), data=st.data())
 def test_memory_is_taken_where_it_holds_every_element_and_only_there(
     mesh: Mesh, data: st.DataObject

@@ -91,10 +91,11 @@ class Worker:
         generation: int = 1,
         attempt: int = 1,
         leavers: int = 0,
+        local_rank: int = 0,
     ) -> int:
         """Start training; return the store's port, which rank 0 tells."""
         self._result = Result()
-        place = {"rank": rank, "store_port": port, "leavers": leavers}
+        place = {"rank": rank, "local_rank": local_rank, "store_port": port, "leavers": leavers}
         number = {"generation": generation, "attempt": attempt}
         self._pipe.send(("train", {"mesh": asdict(mesh), **place, **number}))
         return self._until("port") if port is None else port
@@ -141,9 +142,11 @@ def train_together(
     mesh: Mesh | None = None,
     generation: int = 1,
     attempt: int = 1,
+    pod_size: int = 1,
 ) -> None:
-    """Start training in one group of all workers, ranks in their order; each holds a copy of the
-    model unless a mesh is given. Those that the mesh has no place for only hand their state over.
+    """Start training in one group of all workers, ranks in their order, so many to a pod; each
+    holds a copy of the model unless a mesh is given. Those that the mesh has no place for only hand
+    their state over.
     """
     mesh = mesh or Mesh(dataReplicate=len(workers))
     port: int | None = None
@@ -155,6 +158,7 @@ def train_together(
             generation=generation,
             attempt=attempt,
             leavers=len(workers) - mesh.size,
+            local_rank=rank % pod_size,
         )
 
 
@@ -202,7 +206,7 @@ def _train(run: Run, pipe: Connection, requests: Requests, assignment: dict[str,
     started = time.monotonic()
     result: dict[str, Any] = {"error": None, "outcome": None, "message": ""}
     mesh = Mesh(**assignment.pop("mesh"))
-    group = Group(mesh=mesh, local_rank=0, store_host="127.0.0.1", **assignment)
+    group = Group(mesh=mesh, store_host="127.0.0.1", **assignment)
     try:
         outcome = run.train(
             group,

@@ -25,6 +25,17 @@ _REQUESTS = tuple(Request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a rank tells the others in a step, beside the step itself."""
+
+    requests: Collection[Request]
+    snapshot_seconds: float
+    """How long its last snapshot took; 0 where none was taken."""
+    checkpoint_step: int
+    """The newest published checkpoint, as rank 0 knows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
     """One rank's report of a step, or the sum of all."""
 
@@ -44,6 +55,8 @@ class StepReport:
     """The part of it in which the rank waited for its peers."""
     busy_seconds: float
     """How long the rank worked on this step until now, without waiting for its peers."""
+    snapshot_seconds: float
+    """How long the rank's last snapshot took; 0 where none was taken."""
     checkpoint_step: int
     """The newest published checkpoint, as rank 0 knows it."""
 
@@ -84,13 +97,14 @@ def agree(report: StepReport, members: dist.ProcessGroup) -> StepReport:
         report.step_seconds,
         report.wait_seconds,
         report.busy_seconds,
+        report.snapshot_seconds,
         report.checkpoint_step,
         *to_limbs(report.batch_sum),
         *(request in report.requests for request in _REQUESTS),
     ]
     total = all_reduce(torch.tensor(vector, dtype=torch.float64), members).tolist()
     loss_sum, tokens, gradient_square, own_square, *rest = total
-    step_seconds, wait_seconds, busy_seconds, checkpoint_step, *rest = rest
+    step_seconds, wait_seconds, busy_seconds, snapshot_seconds, checkpoint_step, *rest = rest
     limbs, asked = rest[:LIMBS], rest[LIMBS:]
     return StepReport(
         loss_sum=loss_sum,
@@ -102,5 +116,6 @@ def agree(report: StepReport, members: dist.ProcessGroup) -> StepReport:
         step_seconds=step_seconds,
         wait_seconds=wait_seconds,
         busy_seconds=busy_seconds,
+        snapshot_seconds=snapshot_seconds,
         checkpoint_step=int(checkpoint_step),
     )

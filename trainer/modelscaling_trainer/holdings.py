@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelscaling.layout import process_stages
+from modelscaling_trainer.snapshots import Snapshots
 from modelscaling_trainer.state import NOTHING
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Holdings:
-    """The states of this process: the one that it trains, and in between two groups also the next.
+    """The states of this process: the one that it trains, in between two groups also the next, and
+    snapshots.
 
     A group may be lost while its processes take the state over. Some may then know that all have
     it, and have let go of what they had before, and others not. Those keep both, so that whatever
@@ -23,6 +25,7 @@ class Holdings:
 
     def __init__(self) -> None:
         self._states: list[TrainingState] = []
+        self.snapshots = Snapshots()
 
     def reusable(self, group: Group) -> TrainingState | None:
         """Return a state whose shards are those of this place in a group, in modules that are tied
@@ -42,7 +45,8 @@ class Holdings:
 
     def parts(self) -> list[StatePart]:
         """Return the parts of a state that are whole."""
-        return [part for state in self._states for part in state.parts()]
+        trained = [part for state in self._states for part in state.parts()]
+        return trained + self.snapshots.parts()
 
 
 def _has_same_shards(held: ModelPart, group: Group) -> bool:

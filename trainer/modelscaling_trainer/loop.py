@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from modelscaling.protocol import Progress
+from modelscaling_trainer.agreement import Notice
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.parallel import imports
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.data.reader import Reader
     from modelscaling_trainer.data.samples import Samples
     from modelscaling_trainer.group import Group
+    from modelscaling_trainer.guard import Guard
     from modelscaling_trainer.request import Requests
     from modelscaling_trainer.resumption import History, Origin
     from modelscaling_trainer.state import TrainingState
@@ -66,6 +68,7 @@ class Loop:
     stepper: Stepper
     compilation: Compilation
     writer: CheckpointWriter | None
+    guard: Guard
     requests: Requests
     listeners: Listeners
     last_step: int
@@ -93,29 +96,44 @@ class Loop:
             return Outcome.COMPLETE
         began = time.monotonic()
         while True:
-            self._compile_if_due()
+            is_compiling = self._compile_if_due()
             agreed = self._take_step()
             if self._is_validation_due():
+                self.listeners.on_phase("Validating")
                 self.validation_loss = self._validate()
+                self.listeners.on_phase("Training")
             outcome = self._outcome(agreed)
             if outcome is not None and must_save(outcome, agreed.requests):
                 self._save_and_wait()
             elif self._is_checkpoint_due(agreed):
                 self._save()
             self._tell(agreed)
+            if is_compiling:
+                self.listeners.on_phase("Training")
             if time.monotonic() - began > _IMPORT_AFTER_S:
                 imports.import_rest()
             if outcome is not None:
                 return outcome
+            self.guard.after_step(self.state, agreed)
 
-    def _compile_if_due(self) -> None:
+    def _compile_if_due(self) -> bool:
+        """Return whether the next step compiles the layers, and so takes long."""
         remaining = self.last_step - self.state.step
-        self.compilation.apply_if_due(self.state.part, remaining_steps=remaining)
+        is_due = self.compilation.apply_if_due(self.state.part, remaining_steps=remaining)
+        if is_due:
+            self.listeners.on_phase("Compiling")
+        return is_due
 
     def _take_step(self) -> StepReport:
         began = time.time()
         written = self.writer.written_step if self.writer and self.group.rank == 0 else None
-        agreed = self.stepper.take(requests=self.requests.take(), checkpoint_step=written or 0)
+        agreed = self.stepper.take(
+            Notice(
+                requests=self.requests.take(),
+                snapshot_seconds=self.guard.snapshot_seconds,
+                checkpoint_step=written or 0,
+            )
+        )
         self.checkpoint_step = max(self.checkpoint_step, agreed.checkpoint_step)
         if agreed.step_seconds:
             self.compilation.observe(agreed.step_seconds / self.group.mesh.size)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from modelscaling.layout import Region, layout
-from modelscaling_trainer.coverage import place_in_copy
+from modelscaling_trainer.copies import place_in_copy
 from modelscaling_trainer.process_group import communication
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from modelscaling_trainer.data.corpus import open_corpus
 from modelscaling_trainer.data.reader import Reader
 from modelscaling_trainer.data.samples import Samples
 from modelscaling_trainer.device_peak import peak_flops
-from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.group import Group
+from modelscaling_trainer.guard import Guard
 from modelscaling_trainer.holdings import Holdings
 from modelscaling_trainer.loop import Listeners, Loop
 from modelscaling_trainer.memory import keep_freed_memory
@@ -27,6 +27,7 @@ from modelscaling_trainer.process_group import computing_together, process_group
 from modelscaling_trainer.request import Outcome, Request, Requests
 from modelscaling_trainer.resumption import History
 from modelscaling_trainer.share_of_batch import samples_at_once, token_positions
+from modelscaling_trainer.snapshot_plan import partners, pods_of
 from modelscaling_trainer.state import TrainingState
 from modelscaling_trainer.step import Stepper
 from modelscaling_trainer.takeover import Identity, Taken, take_over
@@ -159,7 +160,7 @@ class Run:
             loop = self._loop(formed, at_once, requests, listeners)
             try:
                 return loop.run()
-            except GroupLostError:
+            except Exception:
                 self._history.stop(group)
                 raise
 
@@ -246,6 +247,14 @@ class Run:
         self._writer.begin_group(token, rank=group.rank, ranks=group.mesh.size)
         self._writer.prepare(state.shards())
 
+    def _guard(self, formed: _Formed) -> Guard:
+        group, pods = formed.group, pods_of(formed.taken.local_ranks)
+        return Guard(
+            self._holdings.snapshots,
+            partners(group.mesh, group.rank, pods),
+            formed.axes.members,
+        )
+
     def _loop(
         self, formed: _Formed, at_once: int, requests: Requests, listeners: Listeners
     ) -> Loop:
@@ -288,6 +297,7 @@ class Run:
             stepper=stepper,
             compilation=self._compilation,
             writer=self._writer,
+            guard=self._guard(formed),
             requests=requests,
             listeners=listeners,
             last_step=self._identity.last_step,

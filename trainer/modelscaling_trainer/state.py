@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modelscaling_trainer.coverage import place_in_copy
+from modelscaling_trainer.copies import place_in_copy
 from modelscaling_trainer.data.sample_digest import EMPTY_DIGEST
 from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.model.initial_weights import set_initial_weights

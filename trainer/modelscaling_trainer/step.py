@@ -22,18 +22,18 @@ from modelscaling_trainer.state import Counters
 from modelscaling_trainer.waiting import counted_waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
     import torch.distributed as dist
     from numpy.typing import NDArray
 
     from modelscaling.configuration import RunConfiguration
+    from modelscaling_trainer.agreement import Notice
     from modelscaling_trainer.computation import Computation
     from modelscaling_trainer.data.reader import Reader
     from modelscaling_trainer.gradient_store import GradientStore
     from modelscaling_trainer.group import Group
-    from modelscaling_trainer.request import Request
     from modelscaling_trainer.state import TrainingState
     from modelscaling_trainer.waiting import WaitClock
 
@@ -81,7 +81,7 @@ class Stepper:
         """Of the last step."""
         self.noise_scale = NoiseScale()
 
-    def take(self, *, requests: Collection[Request], checkpoint_step: int) -> StepReport:
+    def take(self, notice: Notice) -> StepReport:
         """Take one step, and return what all ranks agreed on in it.
 
         Raises:
@@ -93,19 +93,14 @@ class Stepper:
         previous, self.times = self.times, StepTimes()
         try:
             with counted_waits() as waits:
-                agreed = self._take(before, previous, waits, requests, checkpoint_step)
+                agreed = self._take(before, previous, waits, notice)
         except GroupLostError as error:
             raise GroupLostError(f"step {before.step + 1}: {error.message}") from error
         self._state.add_useful_seconds(self.times.total)
         return agreed
 
     def _take(
-        self,
-        before: Counters,
-        previous: StepTimes,
-        waits: WaitClock,
-        requests: Collection[Request],
-        checkpoint_step: int,
+        self, before: Counters, previous: StepTimes, waits: WaitClock, notice: Notice
     ) -> StepReport:
         started = time.perf_counter()
         positions, numbers = self._part_of_batch(before.step)
@@ -115,13 +110,14 @@ class Stepper:
             loss_sum=loss_sum if self._group.counts_loss else 0.0,
             tokens=numbers.size * self._configuration.model.context_length * counts_samples,
             batch_sum=batch_sum(before.step, positions, numbers) * counts_samples,
-            requests=requests,
+            requests=notice.requests,
             gradient_square=share_of_square(gradient, self._state.part.weights),
             own_square=self._gradient.own_square or 0.0,
             step_seconds=previous.total,
             wait_seconds=previous.peer_wait,
             busy_seconds=time.perf_counter() - started - waits.seconds,
-            checkpoint_step=checkpoint_step,
+            snapshot_seconds=notice.snapshot_seconds,
+            checkpoint_step=notice.checkpoint_step,
         )
         agreed = agree(report, self._members)
         self._update(before, agreed, gradient)

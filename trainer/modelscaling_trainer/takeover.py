@@ -60,6 +60,8 @@ class Taken:
     """When all had the state, by rank 0's clock, seconds since 1970: the same on all."""
     origin: Origin | None
     """What the group goes on with; None where it begins the run."""
+    local_ranks: tuple[int, ...]
+    """Of the processes that train, each in its pod."""
 
 
 def take_over(
@@ -89,7 +91,7 @@ def take_over(
     while True:
         newest = directory and catalog.find_newest(directory, except_steps=damaged)
         offers = all_gather(
-            _offer(identity, held, history, catalog.step_of(newest or None)), everybody
+            _offer(identity, group, held, history, catalog.step_of(newest or None)), everybody
         )
         _check_same(offers)
         decision = settle([offer["holding"] for offer in offers])
@@ -115,11 +117,16 @@ def take_over(
             peak_flops=sum(offer["peak_flops"] for offer in offers[: group.mesh.size]),
             formed_at=now,
             origin=_origin(decision, [offer["trained"] for offer in offers], marks),
+            local_ranks=tuple(offer["local_rank"] for offer in offers[: group.mesh.size]),
         )
 
 
 def _offer(
-    identity: Identity, held: Sequence[StatePart], history: History, checkpoint_step: int
+    identity: Identity,
+    group: Group,
+    held: Sequence[StatePart],
+    history: History,
+    checkpoint_step: int,
 ) -> dict[str, Any]:
     """Return what this rank is and has, for the others."""
     return {
@@ -127,6 +134,7 @@ def _offer(
         "last_step": identity.last_step,
         "corpus": identity.corpus,
         "peak_flops": identity.peak_flops,
+        "local_rank": group.local_rank,
         "holding": Holding(held=tuple(map(_describe, held)), checkpoint_step=checkpoint_step),
         "counters": [part.counters for part in held],
         "trained": history.trained,

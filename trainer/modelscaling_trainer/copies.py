@@ -1,4 +1,4 @@
-"""Which shards of a run's state some processes of a mesh hold, copies counted once."""
+"""Which shards of a run's state a process of a mesh holds, copies counted as one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from modelscaling.mesh import Mesh
 
 
@@ -17,9 +15,3 @@ def place_in_copy(mesh: Mesh, rank: int) -> tuple[Mesh, int]:
     """
     single = replace(mesh, dataReplicate=1)
     return single, single.rank({**mesh.coordinates(rank), "dataReplicate": 0})
-
-
-def covers(mesh: Mesh, ranks: Iterable[int]) -> bool:
-    """Whether these ranks hold every shard: of each a copy is enough."""
-    places = {place_in_copy(mesh, rank)[1] for rank in ranks}
-    return len(places) == mesh.size // mesh.dataReplicate

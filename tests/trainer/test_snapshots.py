@@ -1,0 +1,116 @@
+"""Processes that are lost with the only copy of their shards: the others go on from snapshots,
+without a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.mesh import Mesh
+from tests.trainer.runs import make_run, write_text
+from tests.trainer.workers import results, start, train_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.trainer.workers import Worker
+
+    Start = Callable[..., list[Worker]]
+
+pytestmark = pytest.mark.process
+
+_log = logging.getLogger(__name__)
+
+AGREEMENT = 1e-5
+"""How far losses may lie apart, nats; float32, 3e-4, 30 steps."""
+STEPS = 30
+
+
+@pytest.fixture
+def start_workers(tmp_path: Path) -> Iterator[Start]:
+    """Start workers of one run that end with the test."""
+    text = write_text(tmp_path / "data")
+    run = make_run(text, model__layers=4, training__total_steps=STEPS)
+    started: list[Worker] = []
+
+    def begin(count: int, **options: Any) -> list[Worker]:
+        workers = start(count, run, scratch=tmp_path / "scratch", **options)
+        started.extend(workers)
+        return workers
+
+    yield begin
+    for worker in started:
+        worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "pod_size", "lost"),
+    [
+        pytest.param(Mesh(dataShard=4), 1, {0}, id="the first of fsdp4"),
+        pytest.param(Mesh(tensor=2, pipeline=2), 1, {1}, id="one of the first stage of tp2 x pp2"),
+        pytest.param(Mesh(tensor=2, pipeline=2), 1, {2}, id="one of the last stage of tp2 x pp2"),
+        pytest.param(Mesh(pipeline=4), 1, {3}, id="the last stage of pp4"),
+        pytest.param(Mesh(dataShard=4), 2, {2, 3}, id="a pod with two of fsdp4"),
+    ],
+)
+def test_a_lost_shard_comes_back_from_its_snapshot(
+    mesh: Mesh, pod_size: int, lost: set[int], start_workers: Start
+) -> None:
+    alone = start_workers(1)
+    train_together(alone)
+    [undisturbed] = results(alone)
+
+    workers = start_workers(mesh.size)
+    train_together(workers, mesh=mesh, pod_size=pod_size)
+    workers[0].wait_for_step(8)
+    for rank in lost:
+        workers[rank].kill()
+    survivors = [worker for rank, worker in enumerate(workers) if rank not in lost]
+    before = results(survivors)
+    for rank in lost:
+        [workers[rank]] = start_workers(1)
+    train_together(workers, mesh=mesh, attempt=2, pod_size=pod_size)
+    after = results(workers)
+
+    assert [result.error for result in before] == ["GroupLostError"] * len(survivors)
+    assert [result.outcome for result in after] == ["Complete"] * mesh.size
+    resumption = after[0].progress[0].resumption
+    assert resumption is not None
+    assert resumption.source == "Snapshot"
+    assert resumption.mesh_before == str(mesh)
+    assert resumption.furthest_step >= 8
+    assert 0 < resumption.step <= resumption.furthest_step
+    _log.info("%s: %d steps again", mesh, resumption.furthest_step - resumption.step)
+    assert after[0].progress[0].step == resumption.step + 1
+    assert undisturbed.losses[resumption.step :] == pytest.approx(after[0].losses, abs=AGREEMENT)
+    assert undisturbed.digests[resumption.step :] == after[0].digests
+
+
+def test_survivors_go_on_smaller_from_snapshots_and_lose_another(start_workers: Start) -> None:
+    alone = start_workers(1)
+    train_together(alone)
+    [undisturbed] = results(alone)
+
+    workers = start_workers(4)
+    train_together(workers, mesh=Mesh(dataShard=4))
+    workers[0].wait_for_step(6)
+    workers[1].kill()
+    first = [workers[0], workers[2], workers[3]]
+    results(first)
+    train_together(first, mesh=Mesh(dataShard=3), generation=2)
+    workers[0].wait_for_step(12)
+    workers[2].kill()
+    second = [workers[0], workers[3]]
+    results(second)
+    train_together(second, mesh=Mesh(tensor=2), generation=3)
+    after = results(second)
+
+    resumption = after[0].progress[0].resumption
+    assert resumption is not None
+    assert (resumption.source, resumption.mesh_before) == ("Snapshot", "fsdp3")
+    assert undisturbed.losses[resumption.step :] == pytest.approx(after[0].losses, abs=AGREEMENT)
+    assert undisturbed.digests[-1] == after[0].digests[-1]
