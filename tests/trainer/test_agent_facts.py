@@ -352,6 +352,17 @@ def test_a_lost_group_does_not_hide_the_death_that_it_was_lost_by() -> None:
     assert facts.failure == DIED
 
 
+def test_a_checkpoint_that_cannot_be_written_costs_no_worker_and_is_tried_again() -> None:
+    full = GroupLost(generation=1, attempt=1, message="no room", reason="CheckpointFailed")
+
+    facts = hear(training(), full)
+
+    assert facts.failure is not None
+    assert facts.failure.reason == "CheckpointFailed"
+    assert facts.worker_failures == 0
+    assert carry_out(facts, now=NOW).workers[0].attempt == 2
+
+
 def test_the_failure_is_told_until_the_next_step() -> None:
     facts = carry_out(replace_worker(lose(training())), now=NOW)
     assert facts.failure == DIED
@@ -361,13 +372,13 @@ def test_the_failure_is_told_until_the_next_step() -> None:
 
 
 def test_a_worker_is_not_lost_twice() -> None:
-    failed = WorkerFailed(exit_code=ExitCode.CRASHED, reason="CheckpointFailed", message="full")
+    failed = WorkerFailed(exit_code=ExitCode.CRASHED, reason="WorkerFailed", message="a bug")
     facts = hear(training(), failed)
 
     assert lose(facts) == facts
     assert facts.worker_failures == 1
     assert facts.failure is not None
-    assert facts.failure.reason == "CheckpointFailed"
+    assert facts.failure.reason == "WorkerFailed"
 
 
 @pytest.mark.parametrize("exit_code", [ExitCode.DIVERGED, ExitCode.CONFIGURATION])

@@ -5,15 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
 from tests.shared.spec import make_spec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -127,6 +125,56 @@ def test_an_interrupt_saves_and_says_where(file: Path, tmp_path: Path) -> None:
     saved = int(checkpoint.name.removeprefix("step-"))
     assert saved == max([step, *(one["step"] for one in objects)])
     assert f"the run is saved in {checkpoint}" in errors
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_is_replaced_and_the_run_ends_as_if_nothing_had_been(
+    file: Path, victim: int
+) -> None:
+    tokens = ("--set", f"spec.training.tokens={200 * 8 * 64}")
+    process = start(file, "--json", "--processes", "2", *tokens)
+    assert process.stdout is not None
+    while json.loads(process.stdout.readline())["step"] < 20:
+        pass
+
+    os.kill(workers(process)[victim], signal.SIGKILL)
+
+    code, objects, errors = end(process)
+    assert code == 0, errors
+    assert f"rank {victim} was killed by SIGKILL" in errors
+    *steps, last = objects
+    assert last["step"] == 200
+    undisturbed = train(file, "--processes", "2", *tokens).objects[-2]
+    assert steps[-1]["sample_digest"] == undisturbed["sample_digest"]
+    assert steps[-1]["loss"] == pytest.approx(undisturbed["loss"], abs=1e-4)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that train: the youngest generation below the command."""
+    families = [[process.pid]]
+    while families[-1]:
+        families.append([child for parent in families[-1] for child in children(parent)])
+    return families[-2]
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def test_a_run_that_fails_at_the_same_step_again_and_again_ends_with_the_reason(
+    file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "step-00000003").write_text("in the place of the checkpoint")
+
+    ended = train(file, "--output", str(output), "--steps", "3")
+
+    assert ended.code == 1
+    assert "error: the run failed: CheckpointFailed: could not write a checkpoint" in ended.errors
+    # It was tried again with what was in memory, from the step that was done.
+    assert [step["step"] for step in ended.objects] == [1, 2]
 
 
 def test_a_second_interrupt_ends_at_once(file: Path) -> None:

@@ -303,15 +303,14 @@ def test_a_worker_that_leaves_has_a_rank_behind_the_mesh(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code", "reason"),
+    ("when", "error", "exit_code", "reason"),
     [
-        (ConfigurationError("NoData", "no file"), ExitCode.CONFIGURATION, "NoData"),
-        (DivergedError("loss is nan"), ExitCode.DIVERGED, "Diverged"),
-        (CheckpointError("disk full"), ExitCode.CRASHED, "CheckpointFailed"),
+        ("warm-up", ConfigurationError("NoData", "no file"), ExitCode.CONFIGURATION, "NoData"),
+        ("warm-up", CheckpointError("disk full"), ExitCode.CRASHED, "CheckpointFailed"),
+        ("training", ConfigurationError("NoData", "no file"), ExitCode.CONFIGURATION, "NoData"),
+        ("training", DivergedError("loss is nan"), ExitCode.DIVERGED, "Diverged"),
     ],
-    ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("when", ["warm-up", "training"])
 def test_what_ends_a_run_is_told_with_its_exit_code(
     agent: Agent, when: str, error: Exception, exit_code: ExitCode, reason: str
 ) -> None:
@@ -326,6 +325,21 @@ def test_what_ends_a_run_is_told_with_its_exit_code(
 
     events = [agent.hear() for _ in range(1 if when == "warm-up" else 4)]
     assert events[-1] == WorkerFailed(exit_code=exit_code, reason=reason, message=str(error))
+
+
+def test_a_worker_whose_checkpoint_failed_keeps_what_it_holds_for_the_next_attempt(
+    agent: Agent,
+) -> None:
+    run = ScriptedRun([CheckpointError("disk full"), Outcome.STOPPED, END])
+    agent.tell(prepare(), join(1, rank=1), join(1, attempt=2, rank=1), join(2, rank=1))
+
+    work(agent.link, lambda _: run)
+
+    events = [agent.hear() for _ in range(8)]
+    assert events[3] == GroupLost(
+        generation=1, attempt=1, message="disk full", reason="CheckpointFailed"
+    )
+    assert GroupEnded(generation=1, attempt=2, outcome=Outcome.STOPPED) in events
 
 
 def test_what_nobody_foresaw_is_told_before_the_process_ends(agent: Agent) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from modelscaling_trainer.worker_link import AgentLink, JoinOrder
     from modelscaling_trainer.worker_protocol import Join
 
+_CHECKPOINT_FAILED = "CheckpointFailed"
+
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +79,7 @@ def work(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
     except CheckpointError as error:
         link.send(
             WorkerFailed(
-                exit_code=ExitCode.CRASHED, reason="CheckpointFailed", message=error.message
+                exit_code=ExitCode.CRASHED, reason=_CHECKPOINT_FAILED, message=error.message
             )
         )
     except Exception as error:
@@ -133,6 +135,16 @@ def _train(link: AgentLink, run: TrainableRun, order: JoinOrder) -> None:
             )
     except GroupLostError as error:
         link.send(GroupLost(generation=generation, attempt=attempt, message=error.message))
+    except CheckpointError as error:
+        # All that was trained is still in memory: there may be room when the group meets again.
+        link.send(
+            GroupLost(
+                generation=generation,
+                attempt=attempt,
+                message=error.message,
+                reason=_CHECKPOINT_FAILED,
+            )
+        )
     else:
         link.send(GroupEnded(generation=generation, attempt=attempt, outcome=outcome))
 

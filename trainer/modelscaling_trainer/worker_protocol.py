@@ -124,12 +124,16 @@ class GroupEnded(Message):
 
 
 class GroupLost(Message):
-    """The group broke: a peer is gone. The worker waits for a group again."""
+    """The group broke: a peer is gone, or a checkpoint could not be written. The worker keeps what
+    it holds, and waits for a group again.
+    """
 
     kind: Literal["GroupLost"] = "GroupLost"
     generation: int
     attempt: int
     message: str
+    reason: str = "GroupLost"
+    """One word in CamelCase."""
 
 
 class WorkerFailed(Message):

@@ -211,7 +211,7 @@ class Facts:
         """Return the facts after a group has turned out not to come about."""
         if generation != self.generation:
             return self
-        return replace(self, is_given_up=True, failure=_group_lost(message, rank=None))
+        return replace(self, is_given_up=True, failure=_lost("GroupLost", message, rank=None))
 
     def breaking(self, generation: int, attempt: int, *, why: str, now: float) -> Facts:
         """Return the facts after an attempt has become known to have failed; the next one is
@@ -266,7 +266,7 @@ class Facts:
                 facts = replace(self, workers=self._workers_with(local_rank, worker.heard(event)))
                 facts = facts.breaking(generation, attempt, why=message, now=now)
                 if generation == self.generation and self.failure is None:
-                    lost = _group_lost(message, self.rank_of(local_rank))
+                    lost = _lost(event.reason, message, rank=self.rank_of(local_rank))
                     return replace(facts, failure=lost)
                 return facts
         return replace(
@@ -335,5 +335,5 @@ class Facts:
         return (*self.workers[:local_rank], worker, *self.workers[local_rank + 1 :])
 
 
-def _group_lost(message: str, rank: int | None) -> Failure:
-    return Failure(exit_code=ExitCode.CRASHED, reason="GroupLost", message=message, rank=rank)
+def _lost(reason: str, message: str, *, rank: int | None) -> Failure:
+    return Failure(exit_code=ExitCode.CRASHED, reason=reason, message=message, rank=rank)
