@@ -16,7 +16,9 @@ import argparse
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -171,6 +173,8 @@ def main() -> None:
         **SECTIONS,
         _ELASTIC: partial(elasticity, goodput_seconds=arguments.goodput_seconds),
     }
+    # What was started is ended on the way out, which a signal would cut off.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     precision = Precision.BFLOAT16 if has_bfloat16_products() else Precision.FLOAT32

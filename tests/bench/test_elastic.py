@@ -1,7 +1,21 @@
 from __future__ import annotations
 
-from bench.elastic import table
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from bench.elastic import _tour, table
 from bench.outage import Change, Outage
+from tests.bench.jobs import NotedJob
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class StuckJob(NotedJob):
+    """A job that does not take a pod in."""
+
+    def join(self) -> tuple[Outage, float]:
+        raise TimeoutError("no step of 3 processes within 120 s")
 
 
 def make_round(*, seconds: float, steps_again: int = 0) -> dict[Change, Outage]:
@@ -36,3 +50,12 @@ def test_rounds_that_only_one_side_went_through_have_no_ratio() -> None:
     row = row_of(Change.JOIN, list(table(ours, [make_round(seconds=1.0), {}])))
 
     assert "| 1.00 (1.00 to 1.00), in 1 of 2 rounds | 0.10 (0.10 to 0.10) |" in row
+
+
+def test_a_job_that_does_not_go_on_keeps_what_was_measured_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = nullcontext(StuckJob())
+
+    assert list(_tour(lambda: job)) == [Change.WORKER_KILLED]
+    assert "no step of 3 processes" in capsys.readouterr().err
