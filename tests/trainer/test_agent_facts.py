@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,13 +58,7 @@ def carry_out(facts: Facts, now: float = 0.0) -> Facts:
 
 def replace_worker(facts: Facts, local_rank: int = 0) -> Facts:
     """The facts once another process is warm in the place of a worker."""
-    return replace_worker_with(facts, WorkerState.IDLE, local_rank)
-
-
-def replace_worker_with(facts: Facts, state: WorkerState, local_rank: int = 0) -> Facts:
-    workers = list(facts.workers)
-    workers[local_rank] = replace(workers[local_rank], state=state)
-    return replace(facts, workers=tuple(workers))
+    return hear(facts.starting(local_rank), Warm(), local_rank)
 
 
 def training(generation: int = 1, attempt: int = 1) -> Facts:
@@ -152,7 +145,7 @@ def test_a_group_that_broke_is_being_formed_until_it_trains_again() -> None:
     for facts in (
         lost_group,
         died,
-        replace_worker_with(died, WorkerState.STARTING),
+        died.starting(0),
         again,
         loading,
     ):
@@ -165,7 +158,7 @@ def test_a_worker_that_is_replaced_while_it_waits_makes_the_pod_start_again() ->
     assert facts.state() is AgentState.STARTING
     assert facts.failure == DIED
 
-    facts = hear(replace_worker_with(facts, WorkerState.STARTING), Warm())
+    facts = replace_worker(facts)
     assert facts.state() is AgentState.WARM
     assert facts.failure is None
 
@@ -399,7 +392,7 @@ def test_workers_that_never_get_warm_end_the_agent() -> None:
     facts = warm()
     delays = []
     while not facts.is_failed:
-        facts = lose(replace_worker_with(facts, WorkerState.STARTING))
+        facts = lose(facts.starting(0))
         delays.append(facts.workers[0].start_delay_s)
 
     assert delays == [1, 2, 4]
@@ -409,7 +402,7 @@ def test_workers_that_never_get_warm_end_the_agent() -> None:
 def test_a_worker_that_was_warm_is_replaced_at_once_however_often() -> None:
     facts = training()
     for _ in range(5):
-        facts = hear(replace_worker_with(lose(facts), WorkerState.STARTING), Warm())
+        facts = replace_worker(lose(facts))
         assert facts.workers[0].start_delay_s == 0
 
     assert not facts.is_failed

@@ -191,6 +191,23 @@ def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
     assert "nothing/*.txt" in failure.message
 
 
+def test_workers_that_cannot_be_started_end_the_agent_with_the_reason(
+    start: StartAgent, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "torch.py").write_text("raise ImportError('no such library')")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+
+    agent = start(make_run(text, steps=10))
+
+    assert agent.wait_for_exit() == ExitCode.CRASHED
+    failure = agent.report().failure
+    assert failure is not None
+    assert failure.reason == "WorkerDied"
+    assert "ImportError: no such library" in failure.message
+
+
 def test_an_agent_says_how_ready_it_is_and_obeys_only_the_key(start: StartAgent, text: str) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run)

@@ -281,6 +281,7 @@ class Agent:
 
     async def _run_worker(self, local_rank: int) -> None:
         """Have a process in a worker's place from its start to its end."""
+        self._update(self._facts.starting(local_rank))
         try:
             worker = await self._crew.start(local_rank, mesh=self._newest_mesh)
         except ZygoteEndedError as error:

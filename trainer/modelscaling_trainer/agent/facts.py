@@ -238,6 +238,11 @@ class Facts:
 
     # What its workers say and are told
 
+    def starting(self, local_rank: int) -> Facts:
+        """Return the facts while a process is being started in a worker's place."""
+        worker = replace(self.workers[local_rank], state=WorkerState.STARTING)
+        return replace(self, workers=self._workers_with(local_rank, worker))
+
     def told(self, local_rank: int, command: Command) -> Facts:
         """Return the facts after a command was sent to a worker."""
         worker = self.workers[local_rank].told(command, placement=self.placement)
@@ -307,8 +312,9 @@ class Facts:
                 return replace(self, failure=None)
             case StoreOpened(port=port) if self._is_current(event):
                 return replace(self, store_port=port)
-            case PhaseBegan(phase="Training") if event.generation == self.generation:
-                return replace(self, has_handed_over=True)
+            case PhaseBegan(phase=phase) if event.generation == self.generation:
+                has_begun = phase not in _FORMING_PHASES
+                return replace(self, has_handed_over=self.has_handed_over or has_begun)
             case FiguresTaken():
                 return self._after_step(event)
             case ProgressMade(progress=progress) if self.hosts_store():

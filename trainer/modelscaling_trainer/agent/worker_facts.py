@@ -112,7 +112,7 @@ class WorkerFacts:
             case Abandon(why=why):
                 return replace(self, broken_because=why, is_abandoning=True)
             case Prepare():
-                return replace(self, state=WorkerState.STARTING)
+                return self
 
     def heard(self, event: Event) -> WorkerFacts:
         """Return what is known after it has said something."""
