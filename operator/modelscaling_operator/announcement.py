@@ -18,12 +18,11 @@ from modelscaling_operator.identity import FIELD_MANAGER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from modelscaling.api.status import Condition, GroupStatus, ModelScalingStatus
+    from modelscaling.api.status import Condition, ModelScalingStatus
     from modelscaling_operator.identity import RunIdentity
 
 _MESSAGE_MAX_LENGTH = 1024
 _BEGINNING = frozenset({Reason.NOT_SUSPENDED, Reason.WAITING_FOR_PODS, Reason.STEPS_DONE})
-_LOSSES = {Reason.NODE_LOST.value: Reason.NODE_LOST, Reason.POD_LEFT.value: Reason.POD_LEFT}
 _TOLD_BY_ANOTHER = frozenset(
     {
         Reason.NOT_SUSPENDED,
@@ -42,6 +41,7 @@ _TROUBLES = frozenset(
         Reason.POD_FORBIDDEN,
         Reason.POD_LOST,
         Reason.NAME_TAKEN,
+        Reason.NODE_LOST,
         Reason.NO_STEP,
     }
 )
@@ -71,17 +71,9 @@ def announcements(before: ModelScalingStatus, after: ModelScalingStatus) -> Iter
                 f"{after.group.mesh} ({after.group.cause})."
             ),
         )
-    yield from _of_loss(before.group, after.group)
     known = {condition.type: condition for condition in before.conditions}
     for condition in after.conditions:
         yield from _of_condition(known.get(condition.type), condition)
-
-
-def _of_loss(before: GroupStatus | None, after: GroupStatus | None) -> Iterator[Announcement]:
-    """Tell of a group that cannot stay, where the next one is not formed at once."""
-    loss = _LOSSES.get(after.broken) if after is not None else None
-    if loss is not None and (before is None or before.broken != loss):
-        yield Announcement(warning=loss is Reason.NODE_LOST, reason=loss, message=loss.sentence)
 
 
 def _of_condition(before: Condition | None, after: Condition) -> Iterator[Announcement]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -111,7 +112,7 @@ class Refusal:
     """When the action is tried again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, which keep nothing cached
 class Observation:
     """Everything that a decision is made from, save the wish and the time."""
 
@@ -125,18 +126,18 @@ class Observation:
     """What the agents said, by the UID of their pods."""
     refusal: Refusal | None = None
 
-    @property
+    @cached_property
     def own(self) -> tuple[Pod, ...]:
         """The run's own pods by index."""
         mine = (pod for pod in self.pods if pod.owner_uid == self.run.uid)
         return tuple(sorted(mine, key=lambda pod: pod.index))
 
-    @property
+    @cached_property
     def members(self) -> tuple[Pod | None, ...]:
         """The pods of the present group by rank; None for one that is gone."""
         return self._named(self.status.group.pods if self.status.group else ())
 
-    @property
+    @cached_property
     def leavers(self) -> tuple[Pod | None, ...]:
         """The pods that only hand their state over to the present group; None as above."""
         return self._named(self.status.group.leaving if self.status.group else ())

@@ -1,8 +1,9 @@
 """What can be expected of each pod: whether it can be in the next group, leaves, or is gone.
 
-Two witnesses are needed to give a silent pod up: the operator, which gets no answer, and an agent
-of the same group that the operator does hear. Were the operator's word enough, one that is itself
-cut off would delete every pod of every run.
+Two witnesses are needed to give a silent member up: the operator, which gets no answer, and an
+agent of the same group that the operator does hear. Were the operator's word enough, one that is
+itself cut off would delete every pod of every run. A pod outside the group holds nothing and has no
+peers; it is given up after a while if the operator hears any other pod of the run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ HICCUP_S = 10
 """Seconds without an answer in which an agent that nobody else misses is still counted on."""
 KUBELET_S = 10
 """Seconds in which the kubelet says how a pod ended whose machine refuses connections to it."""
+
+OUTSIDER_S = 20
+"""Seconds without any answer, not even a refusal as of a pod that starts, after which a pod outside
+the group is given up."""
 
 _ABLE = frozenset({AgentState.WARM, AgentState.FORMING, AgentState.TRAINING})
 _ENDING = frozenset({AgentState.STOPPING, AgentState.ENDED})
@@ -47,21 +52,32 @@ class Presence(StrEnum):
 
 def presences(seen: Observation, now: datetime) -> Mapping[str, Presence]:
     """Return what can be expected of each of the run's own pods, by their UIDs."""
-    missed = _missed(seen)
-    return {pod.uid: _presence(pod, seen, now, is_missed=pod.index in missed) for pod in seen.own}
+    missed = _missed(seen) | _overdue_outsiders(seen, now)
+    return {pod.uid: _presence(pod, seen, now, is_missed=pod.uid in missed) for pod in seen.own}
 
 
-def _missed(seen: Observation) -> frozenset[int]:
-    """Return the indexes of pods that an agent of the present group has lost."""
+def _missed(seen: Observation) -> frozenset[str]:
+    """Return the pods, by UID, that an agent of the present group has lost."""
     group = seen.status.group
     if group is None:
         return frozenset()
-    answers = (seen.agent(pod) for pod in (*seen.members, *seen.leavers) if pod)
+    told = [pod for pod in (*seen.members, *seen.leavers) if pod]
+    agents = [agent for pod in told if (agent := seen.agent(pod))]
+    indexes = {i for agent in agents if agent.generation == group.generation for i in agent.lost}
+    return frozenset(pod.uid for pod in told if pod.index in indexes)
+
+
+def _overdue_outsiders(seen: Observation, now: datetime) -> frozenset[str]:
+    group = seen.status.group
+    told = frozenset((*group.pods, *group.leaving) if group else ())
+    silent = {uid: answer for uid, answer in seen.agents.items() if isinstance(answer, Silence)}
+    if len(silent) == len(seen.agents):
+        return frozenset()
+    limit = timedelta(seconds=OUTSIDER_S)
     return frozenset(
-        index
-        for agent in answers
-        if agent is not None and agent.generation == group.generation
-        for index in agent.lost
+        uid
+        for uid, silence in silent.items()
+        if uid not in told and not silence.is_refusal and now >= silence.since + limit
     )
 
 

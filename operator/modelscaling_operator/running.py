@@ -117,9 +117,10 @@ def _pods_missing(wish: Wish, seen: Observation, roles: Roles) -> Running | None
     named = waiting[: min(number, _NAMED)]
     more = f" and {number - len(named)} more" if number > len(named) and named else ""
     detail = f": {', '.join(named)}{more}" if named else ""
+    group = seen.status.group
     return Running(
         holds=False,
-        reason=Reason.WAITING_FOR_PODS,
+        reason=(group.broken if group else "") or Reason.WAITING_FOR_PODS,
         message=f"{number} of {wish.spec.replicas} pods do not run yet{detail}.",
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.exit_code import ExitCode
-from modelscaling.protocol import AgentState, Progress, Resumption, StateSource
+from modelscaling.protocol import AgentState, Failure, Progress, Resumption, StateSource
 from tests.operator.little_agent import LittleAgent, Part
 
 if TYPE_CHECKING:
@@ -35,9 +35,12 @@ class LittleGroup:
 
     step: int = 0
     """The newest step that was done, or gone back to."""
+    total_steps: int = TOTAL_STEPS
     furthest: int = 0
     saved: int = 0
     """The step of the checkpoint, which is written when agents are told to stop."""
+    fails_at: int | None = None
+    """The step in which the last member's worker dies each time."""
     losses: int = 0
     """How many times steps had to be done again."""
     handed_over: set[int] = field(default_factory=set)
@@ -74,20 +77,24 @@ class LittleGroup:
             self.handed_over.add(assignment.generation)
             self.trained = assignment.generation
             self.mesh = str(assignment.mesh)
+        if self.step + 1 == self.fails_at:
+            _die(members)
+            return
         self.step += 1
         self.furthest = max(self.furthest, self.step)
         for rank, agent in enumerate(members):
             agent.state = AgentState.TRAINING
             agent.failure = None
-            agent.progress = (
-                make_progress(self.step, resumption=self.resumption) if rank == 0 else None
-            )
+            agent.progress = self._progress() if rank == 0 else None
             agent.held = frozenset({self._part(assignment, rank)})
         for agent in leavers:
             yield agent.index, ExitCode.INTERRUPTED if agent.is_leaving else ExitCode.DONE
-        if self.step == TOTAL_STEPS:
+        if self.step == self.total_steps:
             for agent in members:
                 yield agent.index, ExitCode.DONE
+
+    def _progress(self) -> Progress:
+        return make_progress(self.step, total_steps=self.total_steps, resumption=self.resumption)
 
     def _take_over(
         self,
@@ -124,6 +131,16 @@ class LittleGroup:
         if assignment.mesh.is_sharded:
             return Part(self.step, rank, len(assignment.members))
         return Part(self.step, 0, 1)
+
+
+def _die(members: Sequence[LittleAgent]) -> None:
+    """Let the last member's worker die; the members are about to meet again."""
+    for agent in members:
+        agent.state = AgentState.FORMING
+    members[-1].worker_failures += 1
+    members[-1].failure = Failure(
+        exit_code=ExitCode.CRASHED, reason="WorkerDied", message="It always does."
+    )
 
 
 def _assignments(agents: Any) -> list[GroupAssignment]:

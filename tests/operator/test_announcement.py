@@ -56,7 +56,7 @@ def test_a_lost_node_is_told_as_a_warning_while_another_pod_is_awaited() -> None
 
     told = [(told.warning, told.reason) for told in announcements(before, after)]
 
-    assert told == [(True, Reason.NODE_LOST), (False, Reason.WAITING_FOR_PODS)]
+    assert told == [(True, Reason.NODE_LOST)]
 
 
 def test_what_a_rescale_waits_for_is_told() -> None:

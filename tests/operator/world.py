@@ -62,6 +62,8 @@ __all__ = [
 RUN = RunIdentity(namespace="research", name="tiny", uid="run-uid")
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy(trainer_image="trainer:1", poll_s=2)
+NODE_CONTROLLER_S = 40
+"""Seconds after which Kubernetes itself deletes the pods of a node that is gone."""
 LEAVE_TIMEOUT_S = 35
 """Seconds after which a pod that was told to end saves, whether a group came without it or not."""
 
@@ -110,6 +112,8 @@ class World:
     """Pods (by UID) that nobody hears, and since when."""
     dead: set[str] = field(default_factory=set)
     """Those of them whose kubelet is gone as well."""
+    dying: set[str] = field(default_factory=set)
+    """Pods (by UID) whose processes are gone, which their kubelets have not told yet."""
     actions: list[Action] = field(default_factory=list)
     """What the last tick did."""
     deaf: set[str] = field(default_factory=set)
@@ -146,12 +150,16 @@ class World:
     def decide_about(self, seen: Observation) -> Decision:
         return decide(self.wish, seen, self.now, POLICY)
 
-    def tick(self, *, seconds: float = 1, write: bool = True, act: bool = True) -> Decision:
-        """Let the operator look once; `write` and `act` False are an operator that died there."""
+    def tick(
+        self, *, seconds: float = 1, write: bool = True, act: bool = True, actions: int = 1000
+    ) -> Decision:
+        """Let the operator look once; `write` and `act` False are an operator that died there,
+        `actions` is after how many of them it did.
+        """
         decision = self.decide()
         if write:
             self.take_status(decision.status)
-        self.actions = list(decision.actions) if write and act else []
+        self.actions = list(decision.actions)[:actions] if write and act else []
         for action in self.actions:
             self.carry_out(action)
         self.live_on()
@@ -188,6 +196,13 @@ class World:
     def crash(self, index: int, code: int = ExitCode.CRASHED, **changes: Any) -> None:
         """End a pod by its own fault; the rest of its group notices."""
         self.end(self.pods[RUN.pod_name(index)], code, **changes)
+        self._notice_losses()
+
+    def kill(self, index: int) -> None:
+        """Take a pod's processes away; its kubelet tells later, see `crash`."""
+        uid = self.pods[RUN.pod_name(index)].uid
+        del self.agents[uid]
+        self.dying.add(uid)
         self._notice_losses()
 
     def crash_worker(self, index: int, reason: str = "WorkerDied") -> None:
@@ -262,6 +277,10 @@ class World:
     def agent(self, index: int) -> LittleAgent:
         return self.agents[self.pods[RUN.pod_name(index)].uid]
 
+    def answers(self, index: int) -> bool:
+        """Whether the operator hears a pod."""
+        return isinstance(self.answer(self.pods[RUN.pod_name(index)]), AgentStatus)
+
     def states(self) -> list[str]:
         return [self.agents[pod.uid].state for pod in self.live_pods()]
 
@@ -331,6 +350,8 @@ class World:
 
     def _live_on_pod(self, pod: Pod) -> None:
         if pod.uid in self.dead:
+            if self.now > self.silent[pod.uid] + timedelta(seconds=NODE_CONTROLLER_S):
+                self.drain(pod.index)
             return
         running = sum(p.phase is PodPhase.RUNNING for p in self.pods.values())
         has_room = self.room is None or running < self.room
@@ -338,7 +359,7 @@ class World:
             self.pods[pod.name] = replace(
                 pod, phase=PodPhase.RUNNING, address=f"10.0.{self.births}.{pod.index}"
             )
-        elif pod.live and pod.uid not in self.agents:
+        elif pod.live and pod.uid not in (self.agents.keys() | self.dying):
             self.agents[pod.uid] = LittleAgent(run_uid=RUN.uid, index=pod.index)
         elif pod.has_agent and pod.uid in self.agents:
             self._live_on_agent(pod, self.agents[pod.uid])
