@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from modelscaling.mesh import Mesh
-from modelscaling_trainer.agent.placement import place
 from modelscaling_trainer.agent.presence import (
     CONNECTED_WITHIN_S,
     Contact,
     expected_pods,
     lost_pods,
 )
-from tests.trainer.agent_builders import make_assignment
+from tests.trainer.agent_builders import make_placement
 
 
 @pytest.mark.parametrize(
@@ -23,15 +21,7 @@ from tests.trainer.agent_builders import make_assignment
     ],
 )
 def test_who_hears_whom(*, index: int, has_handed_over: bool, expected: set[int]) -> None:
-    whole = make_assignment(1, 1, 1)
-    assignment = whole.model_copy(
-        update={
-            "members": whole.members[:2],
-            "leaving": whole.members[2:],
-            "mesh": Mesh(dataReplicate=2),
-        }
-    )
-    placement = place(assignment, index=index, processes=1)
+    placement = make_placement(1, 1, 1, leaving=1, index=index)
 
     assert expected_pods(placement, has_handed_over=has_handed_over) == expected
 
