@@ -188,7 +188,7 @@ async def test_a_member_that_goes_is_lost_at_once_and_all_leave_the_attempt(
     await leader.has_lost(2)
     await leader.leaves_attempt(1)
     await other.leaves_attempt(1)
-    assert asyncio.get_running_loop().time() - began < 1.0  # far below any time of silence
+    assert asyncio.get_running_loop().time() - began < 1.4  # below any time of silence
     assert not other.agent.facts.lost
 
 
@@ -202,7 +202,7 @@ async def test_a_member_that_falls_silent_is_lost_after_three_pings(
     began = asyncio.get_running_loop().time()
     await leader.has_lost(1)
 
-    assert 1.4 < asyncio.get_running_loop().time() - began < 2.5
+    assert 1.4 < asyncio.get_running_loop().time() - began < 4
     await leader.leaves_attempt(1)
 
 
@@ -346,7 +346,7 @@ async def test_a_killed_leader_is_lost_at_once_until_it_is_heard_again(start: St
 
         await member.has_lost(0)
         await member.leaves_attempt(1)
-        assert asyncio.get_running_loop().time() - began < 1.0
+        assert asyncio.get_running_loop().time() - began < 1.4
         await leader.connections.get()
         await member.has_lost()
 
@@ -360,7 +360,7 @@ async def test_a_leader_that_falls_silent_is_lost_after_three_pings(start: Start
         began = asyncio.get_running_loop().time()
         await member.has_lost(0)
 
-        assert 1.4 < asyncio.get_running_loop().time() - began < 2.5
+        assert 1.4 < asyncio.get_running_loop().time() - began < 4
         await member.leaves_attempt(1)
 
 

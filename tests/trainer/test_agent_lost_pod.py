@@ -102,7 +102,7 @@ def test_a_killed_pod_is_known_to_be_lost_at_once(pods: Pods) -> None:
     killed.process.kill()
     leader.wait_for_status(lambda status: status.lost == (2,))
 
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.4
 
 
 def test_a_group_whose_agent_was_only_silent_forms_again_by_itself(pods: Pods) -> None:
