@@ -26,10 +26,18 @@ PAUSE_S = 1.0
 class Attention:
     """Watches the agents of one run; `wake` is called when one has news or falls silent."""
 
-    def __init__(self, run: RunIdentity, agents: Agents, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        run: RunIdentity,
+        agents: Agents,
+        wake: Callable[[], None],
+        *,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._run = run
         self._agents = agents
         self._wake = wake
+        self._pause_s = pause_s
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._latest: dict[str, AgentStatus] = {}
 
@@ -67,12 +75,12 @@ class Attention:
                 if not is_silent:
                     self._wake()
                 is_silent = True
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._pause_s)
                 continue
             is_silent = False
             if status.version > self._latest[uid].version:
                 self._latest[uid] = status
                 self._wake()
-            elif clock() < asked_at + PAUSE_S:
+            elif clock() < asked_at + self._pause_s:
                 # An agent of an older release knows nothing of held questions.
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._pause_s)

@@ -176,9 +176,10 @@ def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
     seen = replace(seen, status=draft.status)
     draft = _say_running(draft, wish, seen, roles)
     actions: list[Action | None] = [
+        # First what steps wait for.
+        formation.assign,
         missing_pods(seen, roles, present, image, now),
         *spent_pods(seen, present, now),
-        formation.assign,
         *leaving_pods(seen, roles, present, now),
     ]
     return draft.finish(actions, requeue_s=_requeue_s(draft, wish, policy, seen))

@@ -122,9 +122,13 @@ class RunLoop:
                 except TimeoutError:
                     continue
         finally:
-            await self._interview.close()
+            await self.close()
             vitals.forget(self._run.uid)
             self._around.metrics.forget(self._run)
+
+    async def close(self) -> None:
+        """Let go of the agents; a loop that runs does so at its end."""
+        await self._interview.close()
 
     async def _look_safely(self) -> float | None:
         """Look once; an error is told, counted and tried again later."""
@@ -173,9 +177,14 @@ class RunLoop:
         seen = await self._observe(body, before)
         now = self._around.now()
         decision = decide(wish, seen, now, self._around.policy)
-        await self._say(body, before, decision.status)
+        told_before = await self._say(body, before, decision.status)
         self._show(wish, decision.status)
-        refusal = await self._actor.act(wish, decision.actions, now)
+        try:
+            refusal = await self._actor.act(wish, decision.actions, now)
+        finally:
+            # News come after what steps wait for.
+            if told_before is not None:
+                await self._announce(told_before, decision.status)
         self._refusal = refusal or self._kept_refusal(seen, now)
         if refusal is not None:
             return 0.01
@@ -228,12 +237,12 @@ class RunLoop:
 
     async def _say(
         self, body: Mapping[str, Any], before: ModelScalingStatus, after: ModelScalingStatus
-    ) -> None:
-        """Write the status where it differs, then tell what changed."""
+    ) -> ModelScalingStatus | None:
+        """Write the status where it differs, and return what it said before; else None."""
         self._status = after
         content = after.model_dump(mode="json", by_alias=True, exclude_none=True)
         if not self._worth_writing(content):
-            return
+            return None
         version = max(self._version, int(body["metadata"]["resourceVersion"]))
         try:
             written = await self._around.kube.apply(
@@ -259,10 +268,7 @@ class RunLoop:
         self._around.vitals.wrote(self._run.uid, self._version)
         told_before = parse_status(self._written)
         self._written, self._written_at = content, time.monotonic()
-        for record in [r for r in after.rescales if r not in told_before.rescales]:
-            self._around.metrics.add_rescale(record)
-        for announcement in announcements(told_before, after):
-            await self._announce(event_manifest(self._run, announcement, self._around.now()))
+        return told_before
 
     def _worth_writing(self, content: Json) -> bool:
         if content == self._written:
@@ -272,14 +278,19 @@ class RunLoop:
         due = time.monotonic() >= self._written_at + PROGRESS_PERIOD_S
         return significant != known or due
 
-    async def _announce(self, event: Json) -> None:
-        """Post an Event; it is news, not state, so its loss is not an error."""
-        try:
-            await self._around.kube.create(EVENTS, event)
-        except ConflictError:
-            pass
-        except KubeError as error:
-            _logger.info("Event is lost", extra={"run": str(self._run), "error": str(error)})
+    async def _announce(self, before: ModelScalingStatus, after: ModelScalingStatus) -> None:
+        """Count and post what changed; Events are news, not state, so a lost one is no error."""
+        for record in after.rescales:
+            if record not in before.rescales:
+                self._around.metrics.add_rescale(record)
+        for announcement in announcements(before, after):
+            event = event_manifest(self._run, announcement, self._around.now())
+            try:
+                await self._around.kube.create(EVENTS, event)
+            except ConflictError:
+                continue
+            except KubeError as error:
+                _logger.info("Event is lost", extra={"run": str(self._run), "error": str(error)})
 
     def _show(self, wish: Wish | Rejection, status: ModelScalingStatus) -> None:
         wished = wish.spec.replicas if isinstance(wish, Wish) else 0

@@ -32,16 +32,20 @@ class FakeAgent:
         self.stops: list[StopRequest] = []
         self.code = 200
         self.text: str | None = None
+        self.paths: list[str] = []
         self.hangs = False
+        self.hold_s = 0.0
         self.port = 0
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.read()
+        self.paths.append(request.path_qs)
         signature = request.headers.get(SIGNATURE_HEADER)
         if not is_signed(KEY, signature, method=request.method, path=request.path_qs, body=body):
             return web.Response(status=401)
         if self.hangs:
             await asyncio.Event().wait()
+        await asyncio.sleep(self.hold_s)
         if request.method == "POST":
             self.stops.append(StopRequest.model_validate_json(body))
         return web.Response(status=self.code, text=self.text or self.status.model_dump_json())
@@ -121,5 +125,32 @@ async def test_an_agent_that_hangs_is_given_up(agent: FakeAgent, agents: Agents)
 
 
 async def test_nobody_at_the_address_is_an_agent_error(agents: Agents) -> None:
-    with pytest.raises(AgentError, match="GET /v1/status"):
+    with pytest.raises(AgentError, match="GET /v1/status") as raised:
         await agents.status(RUN, KEY, "::1")
+
+    assert raised.value.is_refusal
+
+
+async def test_silence_is_no_refusal(agent: FakeAgent, agents: Agents) -> None:
+    agent.hangs = True
+
+    with pytest.raises(AgentError) as raised:
+        await agents.status(RUN, KEY, "127.0.0.1", is_missed=True)
+
+    assert not raised.value.is_refusal
+
+
+async def test_news_are_asked_for_by_the_version_that_is_known(
+    agent: FakeAgent, agents: Agents
+) -> None:
+    assert await agents.watch(RUN, KEY, "127.0.0.1", after=7) == agent.status
+    assert agent.paths == ["/v1/status?after=7"]
+
+
+async def test_a_held_question_may_take_longer_than_others(
+    agent: FakeAgent, agents: Agents
+) -> None:
+    """Others have 0.2 seconds here."""
+    agent.hold_s = 0.4
+
+    assert await agents.watch(RUN, KEY, "127.0.0.1", after=7) == agent.status

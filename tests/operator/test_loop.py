@@ -6,6 +6,8 @@ import pytest
 import pytest_asyncio
 
 from modelscaling.api.conditions import Reason
+from modelscaling.api.status import RunState
+from modelscaling.protocol import StopMode
 from modelscaling_operator.agents import Agents
 from modelscaling_operator.health import Vitals
 from modelscaling_operator.kube import ConflictError, Kube, UnavailableError
@@ -13,7 +15,9 @@ from modelscaling_operator.loop import RunLoop, Surroundings
 from modelscaling_operator.metrics import Metrics
 from tests.live_run import condition_of
 from tests.operator.fake_api import FakeApi, status_answer
+from tests.operator.runs import make_world, state
 from tests.operator.world import BEGIN, POLICY, RUN
+from tests.operator.world_loop import WorldLoop
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
@@ -170,6 +174,38 @@ async def test_a_loop_ends_with_its_object(bench: Bench) -> None:
     await bench.loop.run()
 
     assert bench.writes == []
+
+
+async def test_the_agents_of_a_run_that_is_deleted_are_told_to_end_before_their_pods_are() -> None:
+    world = make_world()
+    async with WorldLoop(world=world) as operator:
+        while state(world) is not RunState.RUNNING:
+            await operator.tick()
+        world.cut_off(1)
+        world.is_being_deleted = True
+
+        assert operator.loop is not None
+        assert await operator.loop.look() is None
+
+    assert world.agent(0).stop_mode is StopMode.SUSPEND
+    assert world.agent(1).stop_mode is None
+
+
+async def test_a_change_is_counted_in_the_metrics_once_even_in_a_full_ledger() -> None:
+    world = make_world(maxRestarts=1000)
+    async with WorldLoop(world=world) as operator:
+        for _ in range(26):
+            await operator.tick()
+            if len(world.agents) == 2 and state(world) is RunState.RUNNING:
+                world.crash_worker(1)
+
+        count = operator.metrics.registry.get_sample_value(
+            "modelscaling_rescale_downtime_seconds_count", {"cause": "WorkerReplaced"}
+        )
+
+    assert world.status.group is not None
+    assert len(world.status.rescales) == 20
+    assert count == world.status.group.recorded_attempt - 1
 
 
 async def test_a_run_of_the_same_name_is_not_taken_for_this_one(bench: Bench) -> None:

@@ -141,6 +141,32 @@ def test_pods_are_replaced_for_what_the_spec_says_about_them_alone() -> None:
     assert pod_revision(parse_spec(make_spec(template={"spec": {}}))) != base
 
 
+def test_a_pod_prefers_other_nodes_than_those_that_were_just_lost() -> None:
+    zone = {"weight": 1, "preference": {"matchExpressions": []}}
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [zone]}}
+    spec = parse_spec(make_spec(template={"spec": {"affinity": affinity}}))
+    body = pod_manifest(
+        RUN, spec, 0, image="trainer:1", pull_policy="Never", avoid_nodes=("node-1", "node-2")
+    )
+
+    preferred = body["spec"]["affinity"]["nodeAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert preferred[0] == zone
+    assert [
+        (term["key"], term["operator"], term["values"])
+        for term in preferred[1]["preference"]["matchFields"]
+    ] == [("metadata.name", "NotIn", ["node-1"]), ("metadata.name", "NotIn", ["node-2"])]
+
+
+def test_a_wish_knows_the_meshes_of_fewer_pods_and_those_that_have_none() -> None:
+    wish = resolve_wish(RUN, make_spec(replicas=4))
+    assert isinstance(wish, Wish)
+    meshes = {n: plan and str(plan.mesh) for n in range(1, 5) for plan in [wish.plan_for(n)]}
+
+    assert meshes == {1: "single", 2: "dp2", 3: None, 4: "dp4"}
+
+
 @pytest.mark.parametrize(
     "template",
     [

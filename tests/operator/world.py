@@ -100,11 +100,14 @@ class World:
     spec: dict[str, Any]
     status: ModelScalingStatus = field(default_factory=ModelScalingStatus)
     generation: int = 1
+    version: int = 1
+    """The object's resourceVersion."""
     now: datetime = BEGIN
     pods: dict[str, Pod] = field(default_factory=dict)
     agents: dict[str, LittleAgent] = field(default_factory=dict)
     group: LittleGroup = field(default_factory=LittleGroup)
     deleted: bool = False
+    is_being_deleted: bool = False
     births: int = 0
     room: int | None = None
     """How many pods the cluster has room for; None for any number."""
@@ -126,6 +129,7 @@ class World:
         """Change the spec as `make_spec` does."""
         self.spec = make_spec(**changes)
         self.generation += 1
+        self.version += 1
 
     def observe(self) -> Observation:
         return Observation(

@@ -92,6 +92,31 @@ def test_auto_is_data_parallel_over_all_processes() -> None:
     assert plan.mesh == Mesh(dataReplicate=4)
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "replicas", "mesh"),
+    [
+        ({}, 2, Mesh(dataReplicate=2)),
+        ({"strategy": "Custom", "dataReplicate": 1}, 2, Mesh(dataShard=2)),
+        ({"strategy": "Custom", "pipeline": 2}, 2, Mesh(pipeline=2)),
+    ],
+)
+def test_an_elastic_run_is_planned_for_the_pods_that_it_has(
+    parallelism: dict[str, Any], replicas: int, mesh: Mesh
+) -> None:
+    spec = parse_spec(make_spec(replicas=4, parallelism=parallelism))
+
+    assert resolve_plan(spec, replicas=replicas).mesh == mesh
+    assert spec.replicas == 4
+
+
+def test_a_declared_mesh_may_be_illegal_for_fewer_pods() -> None:
+    axes = {"strategy": "Custom", "dataReplicate": 2, "dataShard": 2}
+    spec = parse_spec(make_spec(replicas=4, parallelism=axes))
+
+    with pytest.raises(InvalidSpecError, match="replicas=2"):
+        resolve_plan(spec, replicas=2)
+
+
 def test_a_batch_that_cannot_be_cut_names_the_nearest_sizes() -> None:
     with pytest.raises(InvalidSpecError) as caught:
         resolve_plan(parse_spec(make_spec(replicas=3)))
