@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import ValidationError
 
+from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.request import Requests
 from modelscaling_trainer.worker_protocol import (
     Abandon,
@@ -94,7 +95,19 @@ class AgentLink:
                     # behind the command must not be lost.
                     newest = JoinOrder(join=join, requests=Requests())
                     self._orders.put(newest)
-                case Ask(request=request) as ask if newest and newest.is_about(ask):
-                    newest.requests.ask(request)
+                case Ask() as ask if newest and newest.is_about(ask):
+                    # In a thread of its own: nothing may hold an Abandon back.
+                    threading.Thread(
+                        target=_ask, args=(ask, newest.requests), name="ask", daemon=True
+                    ).start()
                 case Abandon(why=why) as abandon if newest and newest.is_about(abandon):
                     newest.requests.abandon(why)
+
+
+def _ask(ask: Ask, requests: Requests) -> None:
+    """Pass a request on once the process has imported what follows it: the group trains on so
+    long.
+    """
+    if ask.mesh is not None:
+        imports.import_for(ask.mesh)
+    requests.ask(ask.request)

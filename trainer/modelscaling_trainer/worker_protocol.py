@@ -61,6 +61,8 @@ class Ask(Message):
     generation: int
     attempt: int
     request: Request
+    mesh: Mesh | None = None
+    """What comes next, to be made ready for before anything stops; None where that is not known."""
 
 
 class Abandon(Message):

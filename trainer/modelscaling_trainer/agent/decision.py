@@ -14,6 +14,7 @@ from modelscaling_trainer.worker_protocol import Abandon, Ask, Join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from modelscaling.mesh import Mesh
     from modelscaling_trainer.agent.facts import Facts
     from modelscaling_trainer.agent.worker_facts import WorkerFacts
     from modelscaling_trainer.worker_protocol import Command
@@ -155,7 +156,9 @@ def _leaving_old(facts: Facts, old: list[int], now: float) -> Iterator[tuple[int
         for rank in staying:
             yield rank, _abandon(facts.workers[rank], why)
         return
-    yield from _asking(facts, staying, _request_to_leave(facts, staying))
+    assert facts.placement
+    next_mesh = None if facts.placement.is_leaver else facts.placement.assignment.mesh
+    yield from _asking(facts, staying, _request_to_leave(facts, staying), next_mesh)
 
 
 def _why_no_boundary(facts: Facts, old: list[int], now: float) -> str | None:
@@ -191,14 +194,21 @@ def _is_due(facts: Facts, now: float) -> bool:
     return facts.deadline is not None and now >= facts.deadline
 
 
-def _asking(facts: Facts, ranks: list[int], request: Request) -> Iterator[tuple[int, Command]]:
+def _asking(
+    facts: Facts, ranks: list[int], request: Request, next_mesh: Mesh | None = None
+) -> Iterator[tuple[int, Command]]:
     """Yield a request to each of the workers that was not asked yet."""
     for local_rank in ranks:
         worker = facts.workers[local_rank]
         if request not in worker.asked:
             yield (
                 local_rank,
-                Ask(generation=worker.generation, attempt=worker.attempt, request=request),
+                Ask(
+                    generation=worker.generation,
+                    attempt=worker.attempt,
+                    request=request,
+                    mesh=next_mesh,
+                ),
             )
 
 
