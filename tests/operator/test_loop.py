@@ -194,7 +194,7 @@ async def test_the_agents_of_a_run_that_is_deleted_are_told_to_end_before_their_
 async def test_a_change_is_counted_in_the_metrics_once_even_in_a_full_ledger() -> None:
     world = make_world(maxRestarts=1000)
     async with WorldLoop(world=world) as operator:
-        for _ in range(26):
+        for _ in range(50):
             await operator.tick()
             if len(world.agents) == 2 and state(world) is RunState.RUNNING:
                 world.crash_worker(1)
