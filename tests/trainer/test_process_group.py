@@ -86,6 +86,29 @@ def test_a_group_that_is_abandoned_is_not_waited_for() -> None:
 
 
 @pytest.mark.timeout(30)
+def test_a_store_that_vanishes_before_it_is_opened_is_not_waited_for_long() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def be_there_once() -> None:
+        connection, _ = server.accept()
+        connection.close()
+        server.close()
+
+    thread = threading.Thread(target=be_there_once)
+    thread.start()
+    forming = process_group(
+        make_group(ranks=2, rank=1, port=server.getsockname()[1]),
+        device=CPU,
+        on_store_port=lambda _: None,
+        requests=Requests(),
+    )
+
+    with pytest.raises(GroupLostError, match="lost the group while opening its store"), forming:
+        pass
+    thread.join()
+
+
+@pytest.mark.timeout(30)
 def test_a_member_that_vanishes_while_the_members_connect_can_be_given_up() -> None:
     requests = Requests()
     stores: list[TCPStore] = []

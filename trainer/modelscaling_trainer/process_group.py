@@ -204,14 +204,17 @@ def _is_store_reachable(group: Group, deadline: _Deadline) -> bool:
 
 
 def _open_store(group: Group, timeout_s: float) -> TCPStore:
-    return TCPStore(
+    store = TCPStore(
         host_name=group.store_host,
         port=group.store_port or 0,
         world_size=group.size,
         is_master=group.rank == 0,
-        timeout=timedelta(seconds=timeout_s),
+        # It was there a moment ago. Should rank 0 have died since, nothing but this ends the wait.
+        timeout=timedelta(seconds=_CONNECT_TIMEOUT_S),
         wait_for_workers=False,
     )
+    store.set_timeout(timedelta(seconds=timeout_s))
+    return store
 
 
 def _meet(store: Store, group: Group, deadline: _Deadline) -> bool:
