@@ -79,7 +79,7 @@ def holders(seen: Observation, present: Mapping[str, Presence]) -> tuple[Pod, ..
 
 
 def is_awaited(pod: Pod, seen: Observation, now: datetime) -> bool:
-    """Whether a holder of state that does not answer is likely to do so soon."""
+    """Whether a pod that does not answer is likely to do so soon."""
     since = seen.silent_since(pod)
     return since is not None and now < since + timedelta(seconds=HICCUP_S)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.protocol import AgentState, StopMode
+from modelscaling_operator.breakage import is_awaited
 from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
 from modelscaling_operator.ending import (
     await_last_ranks,
@@ -232,7 +233,7 @@ def _say_running(draft: Draft, wish: Wish, seen: Observation, roles: Roles) -> D
 def _requeue_s(draft: Draft, wish: Wish, policy: Policy, seen: Observation) -> float:
     """Return when to look again: often while something is about to happen."""
     group = draft.status.group
-    if group is not None and group.trained and not _stirs(wish, seen):
+    if group is not None and group.trained and not _stirs(wish, seen, draft.now):
         wait_s = policy.poll_s
     else:
         is_any_live = any(pod.has_agent for pod in seen.own)
@@ -246,12 +247,14 @@ def _requeue_s(draft: Draft, wish: Wish, policy: Policy, seen: Observation) -> f
     return min([wait_s, *ahead])
 
 
-def _stirs(wish: Wish, seen: Observation) -> bool:
-    """Whether agents are about to change: one starts in a pod that is wanted, or the group breaks
-    up. A pod that waits for a node is told of by the API server.
+def _stirs(wish: Wish, seen: Observation, now: datetime) -> bool:
+    """Whether agents are about to change: one starts in a pod that is wanted, one has fallen
+    silent, or the group breaks up. A pod that waits for a node is told of by the API server.
     """
     group = seen.status.group
     if group is not None and group.broken:
+        return True
+    if any(is_awaited(pod, seen, now) for pod in seen.members if pod):
         return True
     if is_as_wished(wish, seen):
         return False

@@ -63,7 +63,7 @@ class Interview:
             return b""
 
     async def _ask_one(self, pod: Pod, key: bytes) -> AgentStatus | Silence:
-        is_refusal = False
+        asked, is_refusal = self._now(), False
         if not key:
             message = f"the Secret {self._run.secret_name} with the run's key is missing"
         else:
@@ -74,7 +74,7 @@ class Interview:
                 )
             except AgentError as error:
                 message, is_refusal = str(error), error.is_refusal
-        since = self._silences.get(pod.uid) or self._now()
+        since = self._silences.get(pod.uid) or asked
         return Silence(since=since, message=message, is_refusal=is_refusal)
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 HICCUP_S = 10
 """Seconds without an answer in which an agent that nobody else misses is still counted on."""
+CONFIRMED_S = 0.5
+"""Seconds without an answer that confirm what its peers say of a pod; more than one hurried
+question takes, so that a moment in which the operator itself was busy takes no pod away."""
 KUBELET_S = 10
 """Seconds in which the kubelet says how a pod ended whose machine refuses connections to it."""
 
@@ -88,13 +91,19 @@ def _presence(pod: Pod, seen: Observation, now: datetime, *, is_missed: bool) ->
     if isinstance(answer, AgentStatus):
         return _of_agent(pod, answer)
     if isinstance(answer, Silence) and is_missed:
-        # A machine that refuses connections is there, and its kubelet knows more than anybody.
-        is_told_soon = answer.is_refusal and now < answer.since + timedelta(seconds=KUBELET_S)
-        return Presence.GOING if is_told_soon else Presence.LOST
+        return _of_missed(answer, now)
     if pod.deletion_deadline is None:
         return Presence.STARTING
     is_hiccup = isinstance(answer, Silence) and now < answer.since + timedelta(seconds=HICCUP_S)
     return Presence.LEAVING if is_hiccup else Presence.GOING
+
+
+def _of_missed(silence: Silence, now: datetime) -> Presence:
+    silent_for = now - silence.since
+    if silence.is_refusal and silent_for < timedelta(seconds=KUBELET_S):
+        # Its machine is there, and its kubelet knows more than anybody.
+        return Presence.GOING
+    return Presence.LOST if silent_for >= timedelta(seconds=CONFIRMED_S) else Presence.STARTING
 
 
 def _of_agent(pod: Pod, agent: AgentStatus) -> Presence:

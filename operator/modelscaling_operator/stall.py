@@ -28,8 +28,8 @@ def say_stalled(draft: Draft) -> Draft:
         holds=True,
         reason=Reason.NO_STEP,
         message=(
-            f"Rank {worker.rank} in pod {pod.name} does not come on after step {worker.step}"
-            f"{others}."
+            f"No step after step {worker.step}: rank {worker.rank} in pod {pod.name} does not "
+            f"come on{others}."
         ),
     )
 

@@ -127,7 +127,7 @@ def test_a_run_survives_the_loss_of_a_pod_and_of_the_operator(
     )
 
     assert recovered["restarts"]["count"] == 0
-    assert recovered["rescales"][-1]["cause"] == "PodsChanged"
+    assert recovered["rescales"][-1]["cause"] == "GroupBroke"
     assert run.pods()["robust-0"] == pods["robust-0"]
     assert run.pods()["robust-1"] != pods["robust-1"]
 

@@ -89,7 +89,14 @@ _OUTSIDE = {"uid": "pod-new"}
             {}, silence(300), says(0), Presence.STARTING, id="silent, but its peer hears it"
         ),
         pytest.param(
-            {}, silence(), says(0, lost=(1,)), Presence.LOST, id="nobody hears it, two witnesses"
+            {}, silence(1), says(0, lost=(1,)), Presence.LOST, id="nobody hears it, two witnesses"
+        ),
+        pytest.param(
+            {},
+            silence(0.3),
+            says(0, lost=(1,)),
+            Presence.STARTING,
+            id="its peer lost it, the operator was busy for a moment",
         ),
         pytest.param(
             {}, says(), says(0, lost=(1,)), Presence.ABLE, id="its peer lost it, it answers"

@@ -34,7 +34,9 @@ def test_the_rank_that_holds_the_others_up_is_named_with_its_pod() -> None:
 
     stalled = condition(world, ConditionType.STALLED)
     assert (stalled.status, stalled.reason) == (ConditionStatus.TRUE, Reason.NO_STEP)
-    assert stalled.message == "Rank 1 in pod tiny-1 does not come on after step 9; 1 others wait."
+    assert stalled.message == (
+        "No step after step 9: rank 1 in pod tiny-1 does not come on; 1 others wait."
+    )
     assert state(world) is RunState.STALLED
 
 
@@ -44,7 +46,7 @@ def test_where_all_wait_the_one_furthest_behind_is_named() -> None:
     world.agent(1).late = (late(1, is_waiting=True, step=9),)
     look(world)
 
-    assert "Rank 1 in pod tiny-1" in condition(world, ConditionType.STALLED).message
+    assert "rank 1 in pod tiny-1" in condition(world, ConditionType.STALLED).message
 
 
 def test_a_status_does_not_change_while_the_same_worker_is_late() -> None:

@@ -62,6 +62,8 @@ __all__ = [
 RUN = RunIdentity(namespace="research", name="tiny", uid="run-uid")
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy(trainer_image="trainer:1", poll_s=2)
+QUESTION_S = 1
+"""Seconds after which the operator gives a question up."""
 NODE_CONTROLLER_S = 40
 """Seconds after which Kubernetes itself deletes the pods of a node that is gone."""
 LEAVE_TIMEOUT_S = 35
@@ -234,7 +236,7 @@ class World:
     def lose_node(self, index: int) -> None:
         """Take a pod's machine away: nobody hears it, and no kubelet speaks for it."""
         pod = self.pods[RUN.pod_name(index)]
-        self.silent[pod.uid] = self.now
+        self.silent[pod.uid] = self.now - timedelta(seconds=QUESTION_S)
         self.dead.add(pod.uid)
         self._notice_losses()
 
