@@ -127,7 +127,7 @@ def measure(
     keep_freed_memory()
     shards = make_shards()
     writer = CheckpointWriter(directory, keep=1, shape=_SHAPE)
-    writer.begin_group("bench", rank=0, ranks=1)
+    writer.begin_group("bench", generation=1, rank=0, ranks=1)
     writer.prepare(shards)
     taken: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
     for number in range(rounds):

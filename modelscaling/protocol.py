@@ -237,6 +237,9 @@ class Progress(Message):
     """In samples (McCandlish et al. 2018); None with a single process, which cannot tell."""
     checkpoint_step: int | None = None
     """The step of the newest complete checkpoint."""
+    checkpoint_failure: str | None = None
+    """Why the last checkpoint could not be written; None where it could. Training goes on, and the
+    next one is tried."""
     resumption: Resumption | None = None
     """How the present group took the run up; None in the group that began it."""
 

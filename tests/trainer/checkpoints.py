@@ -105,6 +105,7 @@ def make_writer(
     directory: Path,
     *,
     keep: int = 9,
+    generation: int = 1,
     token: str = "a",
     rank: int = 0,
     ranks: int = 1,
@@ -113,7 +114,7 @@ def make_writer(
 ) -> CheckpointWriter:
     """Return a process' writer in a group."""
     writer = CheckpointWriter(directory, keep=keep, shape=shape, parts_timeout_s=parts_timeout_s)
-    writer.begin_group(token, rank=rank, ranks=ranks)
+    writer.begin_group(token, generation=generation, rank=rank, ranks=ranks)
     return writer
 
 

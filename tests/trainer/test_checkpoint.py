@@ -64,7 +64,9 @@ def newest_step(directory: Path) -> int:
 
 
 def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    """Return what there is beside the group's claim."""
+    names = sorted(path.name for path in directory.iterdir())
+    return [name for name in names if not name.startswith(".generation-")]
 
 
 def lost_on(

@@ -21,7 +21,7 @@ NOTHING = memoryview(b"")
 
 
 def make_attempt(directory: Path, rank: int = 0, *, token: str = "a", ranks: int = 2) -> Attempt:
-    return Attempt(directory=directory, step=100, token=token, rank=rank, ranks=ranks)
+    return Attempt(directory=directory, step=100, generation=3, token=token, rank=rank, ranks=ranks)
 
 
 def wait(attempt: Attempt, *, timeout_s: float = 0.0, is_given_up: bool = False) -> None:
@@ -47,7 +47,7 @@ def test_nothing_has_a_checkpoints_name_before_it_is_published(tmp_path: Path) -
     wait(attempt)
     attempt.publish(Counters(step=100), SHAPE)
 
-    assert before == [".writing-step-00000100-a"]
+    assert before == [".writing-step-00000100-3-a"]
     assert names_in(tmp_path) == ["step-00000100"]
 
 
@@ -177,7 +177,7 @@ def test_parts_that_do_not_make_up_a_tensor_are_not_published(tmp_path: Path) ->
 
     with pytest.raises(ValueError, match="its processes disagree on who holds what"):
         attempt.publish(Counters(step=100), SHAPE)
-    assert names_in(tmp_path) == [".writing-step-00000100-a", "other"]
+    assert names_in(tmp_path) == [".writing-step-00000100-3-a", "other"]
 
 
 def test_of_two_groups_that_publish_a_step_the_first_wins(tmp_path: Path) -> None:
@@ -213,4 +213,4 @@ def test_a_description_is_on_the_disk_before_the_name_is(
     monkeypatch.setattr("modelscaling_trainer.checkpoint.attempt.sync_directory", note)
     attempt.publish(Counters(step=100), SHAPE)
 
-    assert seen == [[".writing-step-00000100-a"], ["step-00000100"]]
+    assert seen == [[".writing-step-00000100-3-a"], ["step-00000100"]]

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from modelscaling.mesh import Mesh
+from modelscaling_trainer.checkpoint import fence
 from modelscaling_trainer.checkpoint.attempt import Attempt
 from modelscaling_trainer.checkpoint.catalog import find_newest
 from modelscaling_trainer.checkpoint.staging import Staging
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
-from modelscaling_trainer.errors import CheckpointError, DivergedError
+from modelscaling_trainer.errors import CheckpointError, DivergedError, GroupLostError
 from modelscaling_trainer.state import Counters
 from tests.trainer.checkpoints import (
     SHAPE,
@@ -51,7 +52,9 @@ def save(
 
 
 def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
+    """Return what there is beside the group's claim."""
+    names = sorted(path.name for path in directory.iterdir())
+    return [name for name in names if not name.startswith(".generation-")]
 
 
 def newest_step(directory: Path) -> int | None:
@@ -216,18 +219,158 @@ def test_old_checkpoints_go_as_new_ones_come(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["step-00000002", "step-00000003"]
 
 
-def test_an_error_of_the_background_comes_up_once_and_saving_works_again(tmp_path: Path) -> None:
+def test_a_save_that_failed_is_named_and_the_next_one_is_tried(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = tmp_path / "run"
     directory.write_text("in the way")
     writer = make_writer(directory)
-    save(writer, 1)
-    with pytest.raises(CheckpointError, match=r"below '.*run'.*make room on the volume"):
-        save(writer, 2)
+    with caplog.at_level(logging.WARNING):
+        save(writer, 1)
+        _until_failed(writer)
+    assert "make room on the volume" in caplog.text
+    assert str(directory) in (writer.failure or "")
     directory.unlink()
     save(writer, 2)
     writer.wait()
 
     assert writer.written_step == 2
+    assert writer.failure is None
+
+
+def _until_failed(writer: CheckpointWriter) -> None:
+    """Settle again and again, as a loop of steps does, until a save has failed."""
+    deadline = time.monotonic() + DEADLINE_S
+    while writer.failure is None and time.monotonic() < deadline:
+        writer.settle()
+
+
+def test_a_part_that_failed_is_named_where_it_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_part(monkeypatch, "part-00001")
+    writers = [make_writer(tmp_path, rank=rank, ranks=2) for rank in range(2)]
+    for rank, writer in enumerate(writers):
+        save(writer, 1, mesh=TWO, rank=rank)
+    for writer in writers:
+        _until_failed(writer)
+    monkeypatch.undo()
+    for rank, writer in enumerate(writers):
+        save(writer, 2, mesh=TWO, rank=rank)
+    for writer in writers:
+        writer.wait()
+
+    assert [writer.failure for writer in writers] == [None, None]
+    assert names_in(tmp_path) == ["step-00000002"]
+
+
+def test_a_volume_that_hangs_holds_up_neither_saving_nor_settling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, _ = hold(monkeypatch, Attempt, "write")
+    writer = make_writer(tmp_path)
+    save(writer, 1)
+    writer.settle()
+    has_begun = writer.save(
+        make_shards(STATE, SINGLE, 0), Counters(step=2), learning_rate=3e-4, patience_s=0.01
+    )
+    writer.settle()
+
+    assert not has_begun
+    assert "step 2 is not saved, as the checkpoint before is still" in (writer.failure or "")
+    may_write.set()
+    save(writer, 3)
+    writer.wait()
+    assert names_in(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_a_claim_that_hangs_leaves_the_first_save_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_claim = threading.Event()
+
+    def hang(_: Path, __: int) -> None:
+        assert may_claim.wait(DEADLINE_S)
+
+    monkeypatch.setattr(fence, "claim", hang)
+    writer = make_writer(tmp_path)
+    has_begun = writer.save(
+        make_shards(STATE, SINGLE, 0), Counters(step=2), learning_rate=3e-4, patience_s=0.01
+    )
+    may_claim.set()
+
+    assert not has_begun
+
+
+@pytest.mark.parametrize("end", ["settle", "wait"])
+def test_a_group_whose_place_was_taken_stops_saving(tmp_path: Path, end: str) -> None:
+    old = make_writer(tmp_path, generation=3)
+    save(old, 100)
+    old.wait()
+    new = make_writer(tmp_path, generation=4)
+    save(new, 50)
+    new.wait()
+    save(old, 200)
+
+    with pytest.raises(GroupLostError, match=r"generation 3 is over: generation 4 saves"):
+        _until_raised(old, end)
+    assert names_in(tmp_path) == ["step-00000050", "step-00000100"]
+
+
+def test_every_rank_of_a_group_whose_place_was_taken_stops(tmp_path: Path) -> None:
+    old = make_writer(tmp_path, generation=3, rank=1, ranks=2)
+    fence.claim(tmp_path, 4)
+    save(old, 1, mesh=TWO, rank=1)
+
+    with pytest.raises(GroupLostError, match="generation 3 is over"):
+        old.wait()
+
+
+def test_a_checkpoint_that_is_ready_is_not_published_after_another_group_has_formed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_look, _ = hold(monkeypatch, Attempt, "wait_for_parts")
+    old = make_writer(tmp_path, generation=3)
+    save(old, 100)
+    old.wait_for_part()
+    fence.claim(tmp_path, 4)
+    may_look.set()
+
+    with pytest.raises(GroupLostError, match="generation 3 is over"):
+        old.wait()
+    assert names_in(tmp_path) == []
+
+
+def test_a_process_that_slept_before_it_published_wakes_up_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_publish, _ = hold(monkeypatch, Attempt, "publish")
+    old = make_writer(tmp_path, generation=3)
+    save(old, 100)
+    old.wait_for_part()
+    new = make_writer(tmp_path, generation=4, ranks=2)
+    save(new, 50, mesh=TWO)
+    new.wait_for_part()
+    may_publish.set()
+    with caplog.at_level(logging.WARNING):
+        old.wait()
+
+    assert "gave up the checkpoint of step 100: a newer group has removed it" in caplog.text
+    assert names_in(tmp_path) == [".writing-step-00000050-4-a"]
+    new.begin_group("b", generation=5, rank=0, ranks=1)
+    save(new, 51)
+    new.wait()
+
+
+def test_a_process_that_is_in_the_next_group_publishes_for_the_one_before(tmp_path: Path) -> None:
+    staying, leaving = (make_writer(tmp_path, rank=rank, ranks=2) for rank in range(2))
+    save(staying, 1, mesh=TWO, rank=0)
+    staying.begin_group("b", generation=2, rank=0, ranks=1)
+    save(leaving, 1, mesh=TWO, rank=1)
+    leaving.wait()
+    staying.wait()
+
+    assert newest_step(tmp_path) == 1
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +424,7 @@ def test_wherever_writing_ends_what_was_there_is_whole(
         writer.wait()
 
     assert order == ["sync", "rename", "sync", "sync"][:end]
-    assert names_in(tmp_path) == [".writing-step-00000200-a", "step-00000100"]
+    assert names_in(tmp_path) == [".writing-step-00000200-1-a", "step-00000100"]
     assert newest_step(tmp_path) == 100
 
 
@@ -305,8 +448,8 @@ def test_a_ranks_own_part_is_waited_for_without_the_others(tmp_path: Path) -> No
     save(writer, 1, mesh=TWO)
     writer.wait_for_part()
 
-    assert names_in(tmp_path / ".writing-step-00000001-a") == ["part-00000.safetensors"]
-    writer.begin_group("b", rank=0, ranks=1)
+    assert names_in(tmp_path / ".writing-step-00000001-1-a") == ["part-00000.safetensors"]
+    writer.begin_group("b", generation=1, rank=0, ranks=1)
     save(writer, 2)
     writer.wait()
 
@@ -338,7 +481,7 @@ def test_a_part_that_never_comes_is_given_up_when_a_new_group_saves(
 ) -> None:
     writer = make_writer(tmp_path, token="a", ranks=2, parts_timeout_s=600)
     save(writer, 1, mesh=TWO)
-    writer.begin_group("b", rank=0, ranks=1)
+    writer.begin_group("b", generation=1, rank=0, ranks=1)
     with caplog.at_level(logging.WARNING):
         save(writer, 2)
     writer.wait()
@@ -353,7 +496,7 @@ def test_a_part_that_never_comes_is_given_up_when_its_time_is_over_in_a_new_grou
     may_write, _ = hold(monkeypatch, Attempt, "write")
     writer = make_writer(tmp_path, token="a", ranks=2, parts_timeout_s=0.0)
     save(writer, 1, mesh=TWO)
-    writer.begin_group("b", rank=0, ranks=1)
+    writer.begin_group("b", generation=1, rank=0, ranks=1)
     may_write.set()
     with caplog.at_level(logging.WARNING):
         writer.wait()
@@ -365,7 +508,7 @@ def test_a_part_that_never_comes_is_given_up_when_its_time_is_over_in_a_new_grou
 def test_a_checkpoint_is_published_after_its_group_has_parted(tmp_path: Path) -> None:
     staying, leaving = (make_writer(tmp_path, rank=rank, ranks=2) for rank in range(2))
     save(staying, 1, mesh=TWO, rank=0)
-    staying.begin_group("b", rank=0, ranks=1)
+    staying.begin_group("b", generation=1, rank=0, ranks=1)
     save(leaving, 1, mesh=TWO, rank=1)
     leaving.wait()
     staying.wait()
@@ -388,7 +531,9 @@ def test_a_slow_rank_of_a_group_that_was_given_up_trains_on(
         raise FileNotFoundError(unfinished)
 
     def make_attempt(unfinished: Path) -> Attempt:
-        return Attempt(directory=unfinished.parents[1], step=1, token="a", rank=0, ranks=2)
+        return Attempt(
+            directory=unfinished.parents[1], step=1, generation=1, token="a", rank=0, ranks=2
+        )
 
     monkeypatch.setattr(Attempt, "write", write)
     slow = make_writer(tmp_path, rank=1, ranks=2)

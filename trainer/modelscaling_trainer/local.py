@@ -22,6 +22,7 @@ from modelscaling.protocol import GroupAssignment, Member
 from modelscaling_trainer.agent.agent import Agent
 from modelscaling_trainer.agent.fencing import Identity, Verdict
 from modelscaling_trainer.agent.settings import AgentSettings
+from modelscaling_trainer.checkpoint.fence import newest_claim
 from modelscaling_trainer.local_report import LocalReport
 from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _LOOPBACK_ADDRESS = "127.0.0.1"
 _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
-_FIRST_GENERATION = 1
 _MOST_BREAKS = 3
 """Where nobody else gives a run up that fails at the same step again and again."""
 _STOP_TIMEOUT_S = 600.0
@@ -104,11 +104,13 @@ class LocalTraining:
 
 
 def _assignment(run: LocalRun) -> GroupAssignment:
-    """Return the only group of a local run: this machine."""
+    """Return the only group of a local run, this machine, with a number that no group has had that
+    saved where it does.
+    """
     member = Member(index=0, address=_LOOPBACK_ADDRESS, processes=run.mesh.size)
     return GroupAssignment(
         run_uid=run.name,
-        generation=_FIRST_GENERATION,
+        generation=1 + (newest_claim(run.output) if run.output else 0),
         members=(member,),
         mesh=run.mesh,
         configuration=run.configuration,

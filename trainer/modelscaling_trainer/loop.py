@@ -11,6 +11,7 @@ import torch
 
 from modelscaling.protocol import Progress
 from modelscaling_trainer.agreement import Notice
+from modelscaling_trainer.checkpoint.writer import LAST_PATIENCE_S, PATIENCE_S
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.parallel import imports
@@ -180,14 +181,15 @@ class Loop:
             return False
         return Request.CHECKPOINT in agreed.requests or self.state.step % settings.every_steps == 0
 
-    def _save(self) -> None:
-        """Save in the background; each rank writes its part."""
-        if self.writer is not None:
-            self.writer.save(
-                self.state.shards(),
-                self.state.counters,
-                learning_rate=self.configuration.optimizer.learning_rate,
-            )
+    def _save(self, *, patience_s: float = PATIENCE_S) -> bool:
+        """Begin to save in the background, each rank its part; False if the last one hangs."""
+        assert self.writer is not None
+        return self.writer.save(
+            self.state.shards(),
+            self.state.counters,
+            learning_rate=self.configuration.optimizer.learning_rate,
+            patience_s=patience_s,
+        )
 
     def _save_and_wait(self) -> None:
         """Save, and return on every rank when the checkpoint is there."""
@@ -197,7 +199,8 @@ class Loop:
 
         def write() -> None:
             assert self.writer is not None
-            self._save()
+            if not self._save(patience_s=LAST_PATIENCE_S):
+                raise CheckpointError(self.writer.failure or "the checkpoint before hangs")
             self.writer.wait_for_part()
 
         # The first rank waits for the others' parts, so it first hears that they could be written.
@@ -227,6 +230,7 @@ class Loop:
                 scaling_efficiency_ratio=agreed.scaling_efficiency if agreed else None,
                 gradient_noise_scale=self.stepper.noise_scale.samples,
                 checkpoint_step=self.checkpoint_step if self.checkpoint_step > 0 else None,
+                checkpoint_failure=self.writer.failure if self.writer else None,
                 resumption=self.resumption,
             )
         )

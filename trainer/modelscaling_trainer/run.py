@@ -243,8 +243,12 @@ class Run:
     def _begin_saving(self, group: Group, state: TrainingState, taken: Taken) -> None:
         if self._writer is None:
             return
-        token = f"{group.generation}-{taken.formed_at:.6f}"
-        self._writer.begin_group(token, rank=group.rank, ranks=group.mesh.size)
+        self._writer.begin_group(
+            f"{taken.formed_at:.6f}",
+            generation=group.generation,
+            rank=group.rank,
+            ranks=group.mesh.size,
+        )
         self._writer.prepare(state.shards())
 
     def _guard(self, formed: _Formed) -> Guard:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from modelscaling.protocol import StateSource
-from modelscaling_trainer.checkpoint import catalog
-from modelscaling_trainer.errors import ConfigurationError
+from modelscaling_trainer.checkpoint import catalog, fence
+from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.redistribution import move, transfers
 from modelscaling_trainer.resumption import trace
 from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
-from modelscaling_trainer.state import MODEL
+from modelscaling_trainer.state import MODEL, NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import torch.distributed as dist
@@ -85,15 +85,15 @@ def take_over(
     Raises:
         ConfigurationError: the ranks do not have the same run or data, or the checkpoint is of
             another model.
-        GroupLostError: a peer is gone.
+        CheckpointError: the directory of the checkpoints cannot be read.
+        GroupLostError: a peer is gone, or a newer group has taken this one's place.
     """
     damaged: set[int] = set()
     while True:
-        newest = directory and catalog.find_newest(directory, except_steps=damaged)
-        offers = all_gather(
-            _offer(identity, group, held, history, catalog.step_of(newest or None)), everybody
-        )
+        seen = _look(directory, except_steps=damaged)
+        offers = all_gather(_offer(identity, group, held, history, seen), everybody)
         _check_same(offers)
+        _check_current(group, offers)
         decision = settle([offer["holding"] for offer in offers])
         _log.info("state of the group: %s", decision)
         match decision:
@@ -121,12 +121,40 @@ def take_over(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one rank sees of the run's checkpoints."""
+
+    step: int
+    """Of the newest; NOTHING where there is none."""
+    claim: int
+    """The newest group that saves there."""
+
+
+def _look(directory: Path | None, *, except_steps: Collection[int]) -> _Seen:
+    """Look at the checkpoints.
+
+    Raises:
+        ConfigurationError: the newest is of a newer format.
+        CheckpointError: the directory cannot be read: what there may be must not be passed over.
+    """
+    if directory is None:
+        return _Seen(NOTHING, 0)
+    try:
+        newest = catalog.find_newest(directory, except_steps=except_steps)
+        return _Seen(catalog.step_of(newest), fence.newest_claim(directory))
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoints in {str(directory)!r} cannot be read: {error}; look after the volume"
+        ) from error
+
+
 def _offer(
     identity: Identity,
     group: Group,
     held: Sequence[StatePart],
     history: History,
-    checkpoint_step: int,
+    seen: _Seen,
 ) -> dict[str, Any]:
     """Return what this rank is and has, for the others."""
     return {
@@ -135,7 +163,8 @@ def _offer(
         "corpus": identity.corpus,
         "peak_flops": identity.peak_flops,
         "local_rank": group.local_rank,
-        "holding": Holding(held=tuple(map(_describe, held)), checkpoint_step=checkpoint_step),
+        "holding": Holding(held=tuple(map(_describe, held)), checkpoint_step=seen.step),
+        "claim": seen.claim,
         "counters": [part.counters for part in held],
         "trained": history.trained,
     }
@@ -260,6 +289,13 @@ def _check_same(offers: list[dict[str, Any]]) -> None:
                 f"the data is {first['corpus']} on rank 0 and {offer['corpus']} on rank {rank} "
                 f"(digests of its tokens); mount the same files into all pods",
             )
+
+
+def _check_current(group: Group, offers: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a group that was cut off while another took its place."""
+    claim = max(offer["claim"] for offer in offers)
+    if claim > group.generation:
+        raise GroupLostError(fence.describe(group.generation, claim))
 
 
 def _difference(name: str, first: object, other: object) -> tuple[str, object, object] | None:

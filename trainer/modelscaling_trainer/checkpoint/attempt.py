@@ -13,7 +13,7 @@ import errno
 import json
 import shutil
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from modelscaling_trainer.errors import CheckpointError, DivergedError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from modelscaling.shape import ModelShape
@@ -53,15 +53,17 @@ class Attempt:
     directory: Path
     """Of the run's checkpoints."""
     step: int
+    generation: int
+    """The number of the group."""
     token: str
-    """Of the group; no other attempt at the run has it."""
+    """Of the group; no other one of its number has it."""
     rank: int
     ranks: int
 
     @property
     def path(self) -> Path:
         """The directory that the parts are gathered in."""
-        name = f"{TEMPORARY}{name_of(self.step)}-{self.token}"
+        name = f"{TEMPORARY}{name_of(self.step)}-{self.generation}-{self.token}"
         return self.directory / name
 
     def write(self, blocks: Sequence[Block], data: memoryview) -> None:
@@ -100,7 +102,8 @@ class Attempt:
         """Wait until every process' part is there.
 
         Raises:
-            GivenUpError: some did not come in time, or before `give_up` was set.
+            GivenUpError: some did not come in time, or before `give_up` was set, or a newer group
+                has removed what was there.
             CheckpointError, DivergedError: a process could not write its part.
             OSError: the directory cannot be read.
         """
@@ -108,7 +111,8 @@ class Attempt:
         expected = {_part(rank): rank for rank in range(self.ranks)}
         while True:
             is_last_look = give_up.is_set() or time.monotonic() > deadline
-            names = {path.name for path in self.path.iterdir()}
+            with self._given_up_if_removed():
+                names = {path.name for path in self.path.iterdir()}
             self._raise_reported(names)
             missing = [rank for name, rank in expected.items() if name not in names]
             if not missing:
@@ -121,17 +125,30 @@ class Attempt:
         """Describe what was gathered, and give it the name of a checkpoint.
 
         Raises:
+            GivenUpError: a newer group has removed what was there.
             OSError, SafetensorError, ValueError, KeyError: a part is damaged, or what is there
                 cannot be written.
         """
         files = [_part(rank) for rank in range(self.ranks)]
-        tensors = index({name: read_blocks(self.path / name) for name in files})
-        write_description(self.path, counters=counters, shape=shape, files=files, tensors=tensors)
-        self._rename()
+        with self._given_up_if_removed():
+            tensors = index({name: read_blocks(self.path / name) for name in files})
+            write_description(
+                self.path, counters=counters, shape=shape, files=files, tensors=tensors
+            )
+            self._rename()
 
     def discard(self) -> None:
         """Remove what was gathered; a process that still writes its part finds it given up."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def _given_up_if_removed(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self.directory.is_dir() and not self.path.exists():
+                raise GivenUpError("a newer group has removed it") from error
+            raise
 
     def _rename(self) -> None:
         final = self.directory / name_of(self.step)

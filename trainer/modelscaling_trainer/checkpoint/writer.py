@@ -4,6 +4,10 @@ Weights and moments change only in the optimizer's step, so the copy is taken wh
 is computed; `settle()` waits for it before they change. No collective runs: which block is whose
 follows from the layout, and the first process of the group gathers the parts on the file system
 that all share.
+
+Saving now and then must not end what it is to protect: a checkpoint that could not be written is
+named in the log and in `failure`, and the next one is tried as if nothing had happened. Only who
+waits for a checkpoint is told by an exception.
 """
 
 from __future__ import annotations
@@ -11,19 +15,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 
+from modelscaling_trainer.checkpoint import fence
 from modelscaling_trainer.checkpoint.attempt import Attempt, GivenUpError
 from modelscaling_trainer.checkpoint.catalog import prune
 from modelscaling_trainer.checkpoint.part import Block, dtype_name, in_file_order
 from modelscaling_trainer.checkpoint.share import share
 from modelscaling_trainer.checkpoint.staging import Staging
-from modelscaling_trainer.errors import CheckpointError, DivergedError
+from modelscaling_trainer.errors import CheckpointError, DivergedError, GroupLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,12 +44,17 @@ _log = logging.getLogger(__name__)
 
 PARTS_TIMEOUT_S = 300.0
 """How long the first process waits, after its own part, for those of the others."""
+PATIENCE_S = 10.0
+"""How long a save waits for the one before: a volume that hangs must not hold up training."""
+LAST_PATIENCE_S = PARTS_TIMEOUT_S + 60.0
+"""How long one does that training ends with, and how long such a one is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
     """A process' place in a group."""
 
+    generation: int
     token: str
     rank: int
     ranks: int
@@ -88,19 +98,24 @@ class CheckpointWriter:
         self._place: _Place | None = None
         self._save: _Save | None = None
         self._tasks: list[Future[None]] = []
+        self._claiming: list[Future[None]] = []
         self.written_step: int | None = None
         """The step of the newest checkpoint that this process has published."""
         self.written_seconds: float | None = None
         """How long that one took from its save to its publication."""
+        self.failure: str | None = None
+        """Why the last save came to nothing, as this process knows; None where it did not."""
 
-    def begin_group(self, token: str, *, rank: int, ranks: int) -> None:
-        """Take a place in a group that saves together.
+    def begin_group(self, token: str, *, generation: int, rank: int, ranks: int) -> None:
+        """Take a place in a group that saves together, and claim the directory for it.
 
         `token` is the same for all of them, is a part of a file's name, and is used by no other
-        group in the same directory, be it of an earlier start of the run. A checkpoint of the
-        group before is published if its parts come before the next save.
+        group of the same `generation` in the same directory, be it of an earlier start of the run.
+        A checkpoint of the group before is published if its parts come before the next save.
         """
-        self._place = _Place(token=token, rank=rank, ranks=ranks)
+        self._place = _Place(generation=generation, token=token, rank=rank, ranks=ranks)
+        if rank == 0:
+            self._claiming = [self._thread.submit(self._claim, generation)]
 
     def prepare(self, shards: Mapping[str, Shard]) -> None:
         """Take the memory for saving these in the background: new pages take several times longer
@@ -110,28 +125,39 @@ class CheckpointWriter:
         self._thread.submit(self._staging.prepare, tensors, _ready(shards))
 
     def save(
-        self, shards: Mapping[str, Shard], counters: Counters, *, learning_rate: float
-    ) -> None:
+        self,
+        shards: Mapping[str, Shard],
+        counters: Counters,
+        *,
+        learning_rate: float,
+        patience_s: float = PATIENCE_S,
+    ) -> bool:
         """Begin to save the state, on every rank of the group; `settle` before it changes.
 
-        Waits for the checkpoint before it, unless that is of another group. `learning_rate` is
-        for the message of a state that has diverged.
+        Returns False, with the reason in `failure`, where the checkpoint before is not written
+        within `patience_s`. `learning_rate` is for the message of a state that has diverged.
 
         Raises:
-            CheckpointError: the one before could not be written.
             DivergedError: the one before was not finite.
+            GroupLostError: a newer group saves to the directory.
         """
         if self._place is None:
             raise RuntimeError("begin_group() was not called, so nobody knows who else writes")
         if self._save is not None and self._save.attempt.token != self._place.token:
             self._save.give_up.set()
-        self.wait()
+        if not self._has_ended(patience_s):
+            self._fail(
+                f"step {counters.step} is not saved, as the checkpoint before is still being "
+                f"written to {str(self._directory)!r}; look after the volume"
+            )
+            return False
         started = time.monotonic()
         blocks, tensors = _sources(shards)
         self._save = _Save(
             attempt=Attempt(
                 directory=self._directory,
                 step=counters.step,
+                generation=self._place.generation,
                 token=self._place.token,
                 rank=self._place.rank,
                 ranks=self._place.ranks,
@@ -146,19 +172,20 @@ class CheckpointWriter:
         self._tasks = [self._thread.submit(self._run, self._save, self._write)]
         if self._place.rank == 0:
             self._tasks.append(self._thread.submit(self._run, self._save, self._publish))
+        return True
 
     def settle(self) -> None:
         """Wait until the state may change: until the copy of it is taken.
 
         Raises:
-            CheckpointError: it is known by now that the checkpoint could not be written.
             DivergedError: it is known by now that the state is not finite.
+            GroupLostError: it is known by now that a newer group saves to the directory.
         """
         if self._save is None:
             return
         self._save.is_copied.wait()
-        if any(task.done() and task.exception() is not None for task in self._tasks):
-            self.wait()
+        if all(task.done() for task in self._tasks):
+            self._has_ended(0)
 
     def wait_for_part(self) -> None:
         """Wait until this rank's part is written, which does not depend on other ranks.
@@ -166,9 +193,10 @@ class CheckpointWriter:
         Raises:
             CheckpointError: it could not be written.
             DivergedError: it is not finite.
+            GroupLostError: a newer group saves to the directory.
         """
-        if self._tasks and self._tasks[0].exception() is not None:
-            self.wait()
+        if self._tasks:
+            self._result(self._tasks[0])
 
     def wait(self) -> None:
         """Wait until this rank's part is written; on rank 0, until the checkpoint is published.
@@ -176,10 +204,49 @@ class CheckpointWriter:
         Raises:
             CheckpointError: it could not be written, by this rank or, on rank 0, by another.
             DivergedError: the state is not finite, so it is not published.
+            GroupLostError: a newer group saves to the directory.
         """
+        for task in self._tasks:
+            self._result(task)
+        self._tasks, self._save = [], None
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        """Whether the last save has ended by then; what nobody waited for is forgotten.
+
+        Raises:
+            DivergedError, GroupLostError: it has shown that training must end.
+        """
+        _, running = wait([*self._claiming, *self._tasks], timeout=timeout_s)
+        if running:
+            return False
         tasks, self._tasks, self._save = self._tasks, [], None
         for task in tasks:
-            task.result()
+            if isinstance(error := task.exception(), (DivergedError, GroupLostError)):
+                raise error
+        return True
+
+    def _result(self, task: Future[None]) -> None:
+        try:
+            task.result(timeout=LAST_PATIENCE_S)
+        except TimeoutError as error:
+            raise CheckpointError(
+                f"a checkpoint was not written to {str(self._directory)!r} within "
+                f"{LAST_PATIENCE_S:g} s; look after the volume"
+            ) from error
+        except Exception:
+            self._tasks, self._save = [], None
+            raise
+
+    def _claim(self, generation: int) -> None:
+        """Claim the directory before the first save does it again: a group that was cut off should
+        know as soon as it can.
+        """
+        try:
+            fence.claim(self._directory, generation)
+        except OSError as error:
+            _log.warning("could not claim %s: %s", self._directory, error)
+        except GroupLostError as error:
+            _log.warning("%s", error.message)
 
     def _run(self, save: _Save, work: Callable[[_Save], None]) -> None:
         """Do a part of a save in the thread; tell the caller, and rank 0, what goes wrong."""
@@ -195,12 +262,16 @@ class CheckpointWriter:
         except (CheckpointError, DivergedError) as error:
             self._end_failed(save, error)
             raise
+        except GroupLostError:
+            save.attempt.discard()
+            raise
         except GivenUpError as error:
             _log.warning("gave up the checkpoint of step %d: %s", save.counters.step, error)
             if save.attempt.rank == 0:
                 save.attempt.discard()
 
     def _write(self, save: _Save) -> None:
+        attempt = save.attempt
         try:
             self._staging.copy(save.tensors, save.ready)
         finally:
@@ -210,28 +281,44 @@ class CheckpointWriter:
                 f"the state of step {save.counters.step} is not finite, so it is not saved; "
                 f"lower training.learningRate={save.learning_rate:g}"
             )
-        save.attempt.write(save.blocks, self._staging.data)
+        if attempt.rank == 0:
+            fence.claim(self._directory, attempt.generation)
+            fence.remove_older_attempts(self._directory, attempt.generation)
+        else:
+            fence.check(self._directory, attempt.generation)
+        attempt.write(save.blocks, self._staging.data)
         save.is_written.set()
+        if attempt.rank:
+            self.failure = None
 
     def _publish(self, save: _Save) -> None:
+        assert self._place is not None
         if not save.is_written.is_set():
             return
         try:
             save.attempt.wait_for_parts(timeout_s=self._parts_timeout_s, give_up=save.give_up)
         except GivenUpError as error:
-            if self._place is None or save.attempt.token != self._place.token:
+            if save.attempt.token != self._place.token:
                 raise
             raise CheckpointError(
                 f"the checkpoint of step {save.counters.step} is not complete: {error} within "
                 f"{self._parts_timeout_s:g} s; their logs say why"
             ) from error
+        # A checkpoint of the group before may end in a newer one, which this process is in as well.
+        fence.check(self._directory, max(save.attempt.generation, self._place.generation))
         save.attempt.publish(save.counters, self._shape)
+        self.failure = None
         self.written_step = save.counters.step
         self.written_seconds = time.monotonic() - save.started
         _log.info("wrote the checkpoint of step %d", save.counters.step)
         prune(self._directory, keep=self._keep)
 
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        _log.warning("%s", why)
+
     def _end_failed(self, save: _Save, error: CheckpointError | DivergedError) -> None:
+        self._fail(error.message)
         if save.attempt.rank == 0:
             save.attempt.discard()
         else:
