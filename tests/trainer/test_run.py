@@ -286,6 +286,59 @@ def test_a_directory_that_cannot_be_written_ends_the_run_with_its_name(
     assert str(tmp_path / "run") in both[1].message
 
 
+def test_a_volume_that_is_gone_for_a_while_does_not_end_training(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    volume, real, broken = (tmp_path / name for name in ("volume", "real", "broken"))
+    real.mkdir()
+    broken.write_text("a file where the directory should be")
+    run = make_run(text, training__total_steps=100_000, checkpoint={"every_steps": 2, "keep": 2})
+    _point(volume, real)
+    workers = start_workers(2, run, checkpoint_directory=volume)
+    train_together(workers)
+    workers[0].wait_until(lambda progress: progress.checkpoint_step is not None)
+    _point(volume, broken)
+    workers[0].wait_until(lambda progress: progress.checkpoint_failure is not None)
+    _point(volume, real)
+    workers[0].wait_until(lambda progress: progress.checkpoint_failure is None)
+    workers[0].ask("Stop")
+    both = results(workers)
+
+    assert [result.outcome for result in both] == ["Stopped"] * 2
+    reasons = [progress.checkpoint_failure for progress in both[0].progress]
+    assert all(str(volume) in reason for reason in reasons if reason is not None)
+    last = both[0].progress[-1]
+    assert (real / f"step-{last.step:08d}").is_dir()
+
+
+def _point(link: Path, target: Path) -> None:
+    """Have a link lead elsewhere from one moment to the next."""
+    new = link.with_name("new-link")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def test_a_group_that_another_has_replaced_unknown_to_it_ends_and_cannot_come_again(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, training__total_steps=100_000, checkpoint={"every_steps": 2, "keep": 2})
+    old, new = (start_workers(2, run, checkpoint_directory=tmp_path / "run") for _ in range(2))
+    train_together(old, generation=3)
+    old[0].wait_until(lambda progress: progress.checkpoint_step is not None)
+    train_together(new, generation=4)
+    ended = results(old)
+    train_together(old, generation=3, attempt=2)
+    again = results(old)
+    new[0].ask("Stop")
+
+    assert [result.outcome for result in results(new)] == ["Stopped"] * 2
+    assert {result.error for result in ended + again} == {"GroupLostError"}
+    # The one that finds it out first says so, and the other that it has lost its peer.
+    for both in (ended, again):
+        reasons = [result.message for result in both]
+        assert any("generation 3 is over: generation 4 saves" in reason for reason in reasons)
+
+
 def test_a_loss_that_is_not_finite_ends_all_ranks_and_saves_nothing(
     text: Path, tmp_path: Path, start_workers: Start
 ) -> None:

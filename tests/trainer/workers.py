@@ -25,6 +25,7 @@ from modelscaling.protocol import Progress
 from modelscaling_trainer.run import Group, Request, Requests, Run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
@@ -104,7 +105,11 @@ class Worker:
         self._pipe.send(("ask", request))
 
     def wait_for_step(self, step: int) -> None:
-        while not self._result.progress or self._result.progress[-1].step < step:
+        self.wait_until(lambda progress: progress.step >= step)
+
+    def wait_until(self, is_so: Callable[[Progress], bool]) -> None:
+        """Wait until the last progress is so."""
+        while not self._result.progress or not is_so(self._result.progress[-1]):
             self._until("progress")
 
     def result(self) -> Result:
