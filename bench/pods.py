@@ -19,6 +19,7 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import AgentState, GroupAssignment
 from modelscaling_operator.agents import MISSED_TIMEOUT_S
+from modelscaling_operator.presence import CONFIRMED_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ _POLL_S = 0.2
 _WARM_POLL_S = 0.05
 """A pod that has warmed up joins at once."""
 _WATCH_S = 30.0
+_ASK_AGAIN_S = 0.25
+"""The operator's pause where something is about to happen (`Policy.forming_poll_s`)."""
 
 _T = TypeVar("_T")
 
@@ -180,7 +183,7 @@ class Pods:
         """Wait for two witnesses: the first member, and the operator itself."""
         deadline = time.monotonic() + _DEADLINE_S
         status = self._first.status()
-        while pod.index not in status.lost or _answers(pod):
+        while pod.index not in status.lost or not _is_silent(pod):
             if time.monotonic() > deadline:
                 raise TimeoutError(self._describe(f"pod {pod.index} was not lost in time"))
             status = self._first.status(after=status.version, timeout_s=_WATCH_S)
@@ -268,9 +271,17 @@ def _steps_again(resumption: Resumption) -> int:
     return resumption.furthest_step - resumption.step
 
 
-def _answers(pod: Pod) -> bool:
-    try:
-        pod.status(timeout_s=MISSED_TIMEOUT_S)
-    except OSError:
-        return False
-    return True
+def _is_silent(pod: Pod) -> bool:
+    """Whether nobody listens there, or no question is answered until the operator is convinced."""
+    asked = time.monotonic()
+    while True:
+        try:
+            pod.status(timeout_s=MISSED_TIMEOUT_S)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            if time.monotonic() - asked >= CONFIRMED_S:
+                return True
+            time.sleep(_ASK_AGAIN_S)
+        else:
+            return False
