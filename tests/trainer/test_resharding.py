@@ -96,6 +96,37 @@ def test_a_change_of_mesh_loses_no_step(
     assert undisturbed.digests == first[0].digests + second[0].digests
 
 
+def test_who_dies_after_it_has_handed_over_takes_nothing_with_it(
+    text: Path, start_workers: Start
+) -> None:
+    run = _run(text)
+    alone = start_workers(1, run)
+    train_together(alone)
+    [undisturbed] = results(alone)
+
+    stayers = start_workers(2, run)
+    workers = [*stayers, *start_workers(1, run, dies_when_it_has_left=True)]
+    train_together(workers, mesh=Mesh(dataShard=3))
+    stayers[0].wait_for_step(5)
+    stayers[0].ask("Reform")
+    first = results(workers)
+    train_together(workers, mesh=Mesh(dataShard=2), generation=2)
+    broken = results(stayers)
+    train_together(stayers, mesh=Mesh(dataShard=2), generation=2, attempt=2)
+    second = results(stayers)
+
+    assert [result.outcome for result in first] == ["Stopped"] * 3
+    assert [result.error for result in broken] == ["GroupLostError"] * 2
+    assert [result.outcome for result in second] == ["Complete"] * 2
+    resumption = second[0].progress[0].resumption
+    assert resumption is not None
+    # Neither has known that the other had all it needed; both had, beside what they had before.
+    assert (resumption.source, resumption.attempt) == ("Memory", 2)
+    assert resumption.step == resumption.furthest_step == first[0].progress[-1].step
+    assert undisturbed.digests == first[0].digests + second[0].digests
+    assert undisturbed.losses == pytest.approx(first[0].losses + second[0].losses, abs=AGREEMENT)
+
+
 def _check_ledger(first: Result, second: Result, *, before: Mesh, after: Mesh) -> None:
     """Hold what a group says of the change that it began with against what happened."""
     [resumption] = {progress.resumption for progress in second.progress}

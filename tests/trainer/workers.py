@@ -6,9 +6,11 @@ milliseconds.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,18 +18,23 @@ from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 
 from modelscaling.api.training import Precision
 from modelscaling.configuration import RunConfiguration
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import Progress
+from modelscaling_trainer import takeover
+from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.run import Group, Request, Requests, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
+
+    from torch.distributed import ProcessGroup
 
 DEADLINE_S = 300.0
 
@@ -189,6 +196,8 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
 
     threading.Thread(target=listen, daemon=True).start()
     directory = options.pop("checkpoint_directory", None)
+    if options.pop("dies_when_it_has_left", False):
+        _die_in_the_second_takeover()
     if options.pop("emulates_bfloat16", False):
         options["choose_dtype"] = _emulated
     run = Run(
@@ -200,6 +209,20 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
     )
     while True:
         _train(run, pipe, requests, assignments.get())
+
+
+def _die_in_the_second_takeover() -> None:
+    """Have this process die where it and its second group tell each other that all have the state
+    that they need.
+    """
+    takeovers = itertools.count(1)
+
+    def die_or_exchange(value: dict[str, Any], among: ProcessGroup) -> list[dict[str, Any]]:
+        if "idle" in value and next(takeovers) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return all_gather(value, among)
+
+    pytest.MonkeyPatch().setattr(takeover, "all_gather", die_or_exchange)
 
 
 def _emulated(precision: Precision, _: torch.device) -> torch.dtype:
