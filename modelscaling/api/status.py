@@ -32,6 +32,8 @@ REJECTED_KEPT = 8
 
 PLAN_REASON_MAX_LENGTH = 1024
 
+CHECKPOINT_FAILURE_MAX_LENGTH = 1024
+
 
 class StatusModel(ApiModel):
     """The base of the status' types; unknown fields of a newer version are ignored."""
@@ -179,6 +181,12 @@ class ProgressStatus(StatusModel):
 
     checkpoint_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """CheckpointStep is the step of the newest complete checkpoint; a failure goes back to it."""
+
+    checkpoint_failure: Annotated[str, Field(max_length=CHECKPOINT_FAILURE_MAX_LENGTH)] | None = (
+        None
+    )
+    """CheckpointFailure is why the last checkpoint could not be written. Training goes on, and the
+    next one is tried; absent where it could."""
 
     estimated_completion_time: datetime | None = None
     """EstimatedCompletionTime is when the run will be complete at its present throughput."""

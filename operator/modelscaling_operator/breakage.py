@@ -35,8 +35,11 @@ def note_breakage(
     reasons = [_why_gone(pod, group, seen, present) for pod in seen.members]
     if not group.trained:
         reasons += [_why_not_handed_over(pod, group, present) for pod in seen.leavers]
-    reasons += [_why_idle(pod, group, seen, now) for pod in seen.members if pod]
     found = [reason for reason in reasons if reason]
+    if not found:
+        # Members that a leaving pod had saved and stopped are idle too: that is no other reason.
+        idle = [_why_idle(pod, group, seen, now) for pod in seen.members if pod]
+        found = [reason for reason in idle if reason]
     if not found:
         return group.model_copy(update={"broken": ""})
     known = [word for word in (group.broken, *found) if word in _SEVERITY]

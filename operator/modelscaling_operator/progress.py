@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from modelscaling.api.status import ProgressStatus
+from modelscaling.api.status import CHECKPOINT_FAILURE_MAX_LENGTH, ProgressStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,6 +50,11 @@ def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
         scaling_efficiency_percent=decimal(progress.scaling_efficiency_ratio, 1, scale=100),
         goodput_percent=decimal(progress.goodput_ratio, 1, scale=100),
         checkpoint_step=progress.checkpoint_step,
+        checkpoint_failure=(
+            progress.checkpoint_failure[:CHECKPOINT_FAILURE_MAX_LENGTH]
+            if progress.checkpoint_failure
+            else None
+        ),
         estimated_completion_time=_completion(progress, now),
     )
 

@@ -79,7 +79,7 @@ def assign_roles(
 def is_finishing(pod: Pod, seen: Observation, now: datetime) -> bool:
     """Whether a member of the group ended well just now: then so will the others."""
     group = seen.status.group
-    if group is None or pod.uid not in group.pods or pod.phase is not PodPhase.SUCCEEDED:
+    if pod.phase is not PodPhase.SUCCEEDED or group is None or pod.uid not in group.pods:
         return False
     finished = pod.exit.finished if pod.exit else None
     return finished is not None and now <= finished + timedelta(seconds=FINISH_MARGIN_S)

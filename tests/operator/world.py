@@ -384,8 +384,15 @@ class World:
         told = pod.deletion_deadline - timedelta(seconds=GRACE_PERIOD_S)
         is_overdue = self.now >= told + timedelta(seconds=LEAVE_TIMEOUT_S)
         if not agent.is_in_group or is_overdue:
-            self.group.saved = self.group.step
+            self._save_with(agent)
             self.end(pod, ExitCode.INTERRUPTED)
+
+    def _save_with(self, agent: LittleAgent) -> None:
+        """All of a group stop at the step at which one of them saves and ends."""
+        self.group.saved = self.group.step
+        for other in self.agents.values():
+            if other.is_in_group and other.generation == agent.generation:
+                other.state = AgentState.WARM
 
     def _reaches(self, pod: Pod) -> bool:
         return pod.uid in self.agents and pod.uid not in (self.silent.keys() | self.deaf)
