@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from modelscaling_trainer.host_memory import free_bytes
+from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.snapshot_plan import Cadence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch.distributed as dist
 
     from modelscaling_trainer.agreement import StepReport
@@ -14,18 +19,33 @@ if TYPE_CHECKING:
     from modelscaling_trainer.snapshots import Snapshots
     from modelscaling_trainer.state import TrainingState
 
+_log = logging.getLogger(__name__)
+
+_SHARE_OF_FREE = 0.5
+"""Snapshots take no more of the memory that is free after the first step."""
+
 
 class Guard:
     """Takes the snapshots of a group when they are due."""
 
     def __init__(
-        self, snapshots: Snapshots, partners: Partners | None, members: dist.ProcessGroup
+        self,
+        snapshots: Snapshots,
+        partners: Partners | None,
+        members: dist.ProcessGroup,
+        *,
+        pod_processes: int,
+        free_bytes: Callable[[], int | None] = free_bytes,
     ) -> None:
-        """Begin a group; without `partners` it can do without snapshots."""
+        """Begin a group; without `partners` it can do without snapshots. `pod_processes` share
+        what `free_bytes` finds.
+        """
         self._snapshots = snapshots
         self._partners = partners
         self._members = members
-        self._cadence = Cadence()
+        self._pod_processes = pod_processes
+        self._free_bytes = free_bytes
+        self._cadence: Cadence | None = None
 
     @property
     def snapshot_seconds(self) -> float:
@@ -38,7 +58,9 @@ class Guard:
         Raises:
             GroupLostError: a peer is gone.
         """
-        if self._partners is None:
+        if self._cadence is None and self._partners is not None:
+            self._begin(state, self._partners)
+        if self._cadence is None or self._partners is None:
             self._snapshots.clear()
             return
         ranks = self._members.size()
@@ -48,3 +70,20 @@ class Guard:
         if self._cadence.is_due:
             self._snapshots.take(state, self._partners, self._members)
             self._cadence.restart()
+
+    def _begin(self, state: TrainingState, partners: Partners) -> None:
+        """Begin to take snapshots, unless some rank has no memory for them."""
+        needed = self._snapshots.bytes_needed(state, partners) * self._pod_processes
+        free = self._free_bytes()
+        has_room = free is None or needed <= _SHARE_OF_FREE * free
+        if not has_room:
+            _log.warning(
+                "the snapshots of this pod would take %d MiB and %d MiB are free; without them, "
+                "what a process holds alone is lost with it, and comes from the last checkpoint",
+                needed >> 20,
+                (free or 0) >> 20,
+            )
+        if all(answer["has_room"] for answer in all_gather({"has_room": has_room}, self._members)):
+            self._cadence = Cadence()
+        else:
+            self._partners = None

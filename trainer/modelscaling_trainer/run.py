@@ -257,6 +257,7 @@ class Run:
             self._holdings.snapshots,
             partners(group.mesh, group.rank, pods),
             formed.axes.members,
+            pod_processes=pods.count(pods[group.rank]),
         )
 
     def _loop(

@@ -23,9 +23,13 @@ from modelscaling_trainer.state import MODEL, StatePart
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from modelscaling.layout import Piece
     from modelscaling.mesh import Mesh
     from modelscaling_trainer.snapshot_plan import Partners
     from modelscaling_trainer.state import Counters, TrainingState
+
+
+_PAIRS = 2
 
 
 class Snapshots:
@@ -41,6 +45,18 @@ class Snapshots:
     def parts(self) -> list[StatePart]:
         """Return all that are whole, the newest first."""
         return [part for pair in reversed(self._whole) for part in pair.parts()]
+
+    def bytes_needed(self, state: TrainingState, partners: Partners) -> int:
+        """Return the memory for all that is kept in a place of a group, without what is taken by
+        now.
+        """
+        ranks = (state.part.rank, partners.ward)
+        elements = sum(
+            piece.region.elements for rank in ranks for piece in _pieces(state, rank).values()
+        )
+        pairs = [*self._whole, *([self._unfinished] if self._unfinished else [])]
+        taken = sum(pair.bytes for pair in pairs)
+        return _PAIRS * elements * _any_tensor(state).element_size() - taken
 
     def take(self, state: TrainingState, partners: Partners, members: dist.ProcessGroup) -> None:
         """Copy this rank's part and exchange it, on all ranks of the group.
@@ -61,11 +77,9 @@ class Snapshots:
         self._whole, self._unfinished = [], None
 
     def _room(self, state: TrainingState, partners: Partners) -> _Pair:
-        """Return memory for a pair: that of one that was not finished, of the older of two, or new;
-        no more than two are kept.
-        """
+        """Return memory for a pair: that of one that was not finished, of the older one, or new."""
         old, self._unfinished = self._unfinished, None
-        if old is None and len(self._whole) > 1:
+        if old is None and len(self._whole) == _PAIRS:
             old = self._whole.pop(0)
         if old is not None and old.fits(state, partners):
             return old
@@ -81,6 +95,11 @@ class _Pair:
         self._own = _Copy(state, state.part.rank)
         self._other = _Copy(state, partners.ward)
         self._counters: Counters | None = None
+
+    @property
+    def bytes(self) -> int:
+        """The memory that it takes."""
+        return self._own.memory.nbytes + self._other.memory.nbytes
 
     def fits(self, state: TrainingState, partners: Partners) -> bool:
         """Whether it has the memory that is needed in this place of a group."""
@@ -121,13 +140,9 @@ class _Copy:
 
     def __init__(self, state: TrainingState, rank: int) -> None:
         self.mesh, self.rank = place_in_copy(state.part.mesh, rank)
-        pieces = {
-            f"{kind}.{name}": piece
-            for kind in (MODEL, *MOMENTS)
-            for name, piece in layout(state.part.shape, state.part.mesh, rank).items()
-        }
+        pieces = _pieces(state, rank)
         sizes = [piece.region.elements for piece in pieces.values()]
-        like = next(iter(state.shards().values())).tensor  # all of a state is of one type
+        like = _any_tensor(state)
         self.memory = torch.empty(sum(sizes), dtype=like.dtype, pin_memory=like.is_cuda)
         self.memory.zero_()  # touching new pages takes several times longer than copying
         self.shards = {
@@ -141,6 +156,17 @@ class _Copy:
         """Copy the part that a state has."""
         for name, shard in self.shards.items():
             shard.tensor.copy_(shards[name].tensor)
+
+
+def _pieces(state: TrainingState, rank: int) -> dict[str, Piece]:
+    """Return what a rank has of the tensors of a state, by their names."""
+    pieces = layout(state.part.shape, state.part.mesh, rank)
+    return {f"{kind}.{name}": piece for kind in (MODEL, *MOMENTS) for name, piece in pieces.items()}
+
+
+def _any_tensor(state: TrainingState) -> torch.Tensor:
+    """Return one of its tensors, which are all of one type and on one device."""
+    return next(iter(state.shards().values())).tensor
 
 
 def _place(state: TrainingState, partners: Partners) -> tuple[Mesh, int, int]:
