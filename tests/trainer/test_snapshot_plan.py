@@ -112,9 +112,18 @@ def test_snapshots_take_their_share_of_the_time_and_no_more(
 
 def test_a_snapshot_that_costs_more_than_the_last_is_taken_later() -> None:
     cadence = Cadence()
+    cadence.restart()
     cadence.add_step(step_seconds=10.0, cost_seconds=0.2)
     assert cadence.is_due
 
     cadence.add_step(step_seconds=10.0, cost_seconds=0.5)
 
     assert not cadence.is_due
+
+
+def test_a_group_takes_its_first_snapshot_whatever_those_of_an_earlier_group_cost() -> None:
+    cadence = Cadence()
+
+    cadence.add_step(step_seconds=0.1, cost_seconds=5.0)
+
+    assert cadence.is_due

@@ -84,7 +84,9 @@ class Cadence:
     def __init__(self) -> None:
         """Begin a group."""
         self._trained_seconds = 0.0
-        self._cost_seconds: float | None = None
+        # That of an earlier group's snapshots may be known before this group has taken one.
+        self._cost_seconds = 0.0
+        self._has_taken = False
 
     def add_step(self, *, step_seconds: float, cost_seconds: float) -> None:
         """Take the time of a step and that of the last snapshot, both agreed by all ranks."""
@@ -94,8 +96,9 @@ class Cadence:
     @property
     def is_due(self) -> bool:
         """Whether a snapshot is to be taken at this step boundary."""
-        return not self._cost_seconds or self._trained_seconds * SHARE >= self._cost_seconds
+        return not self._has_taken or self._trained_seconds * SHARE >= self._cost_seconds
 
     def restart(self) -> None:
         """Count anew: one was taken."""
+        self._has_taken = True
         self._trained_seconds = 0.0
