@@ -53,19 +53,6 @@ def assert_undisturbed(status: dict[str, Any], undisturbed: list[dict[str, Any]]
     assert status["observedGeneration"] >= 1
 
 
-def assert_followed(seen: list[dict[str, Any]], undisturbed: list[dict[str, Any]]) -> None:
-    """Every status that was seen has the loss of the undisturbed run at its step."""
-    assert seen
-    for progress in seen:
-        expected = undisturbed[progress["step"] - 1]["loss"]
-        assert float(progress["loss"]) == pytest.approx(expected, abs=LOSS_TOLERANCE)
-
-
-def causes(status: dict[str, Any]) -> list[str]:
-    """Return why the group changed, the oldest first."""
-    return [record["cause"] for record in status.get("rescales", [])]
-
-
 def lost_steps(status: dict[str, Any]) -> int:
     """Return how many steps were done again in all."""
     return sum(record["lostSteps"] for record in status.get("rescales", []))

@@ -127,7 +127,8 @@ def test_a_run_survives_the_loss_of_a_pod_and_of_the_operator(
     )
 
     assert recovered["restarts"]["count"] == 0
-    assert recovered["rescales"][-1]["cause"] == "GroupBroke"
+    # The kubelet ends the pod of a forced deletion in order, unless the operator misses it first.
+    assert recovered["rescales"][-1]["cause"] in {"GroupBroke", "PodLeft"}
     assert run.pods()["robust-0"] == pods["robust-0"]
     assert run.pods()["robust-1"] != pods["robust-1"]
 
