@@ -8,6 +8,7 @@ between.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
@@ -43,9 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from modelscaling.api.status import GroupStatus
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation, Pod
     from modelscaling_operator.wish import Wish
+
+_LEDGER_S = 60
+"""Seconds in which a group that trains is looked at often until it tells what its change cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,11 +253,12 @@ def _requeue_s(draft: Draft, wish: Wish, policy: Policy, seen: Observation) -> f
 
 
 def _stirs(wish: Wish, seen: Observation, now: datetime) -> bool:
-    """Whether agents are about to change: one starts in a pod that is wanted, one has fallen
-    silent, or the group breaks up. A pod that waits for a node is told of by the API server.
+    """Whether agents are about to have news: one starts in a pod that is wanted, one has fallen
+    silent, the group breaks up, or it has yet to tell what its change cost. A pod that waits for a
+    node is told of by the API server.
     """
     group = seen.status.group
-    if group is not None and group.broken:
+    if group is not None and (group.broken or _owes_ledger(group, now)):
         return True
     if any(is_awaited(pod, seen, now) for pod in seen.members if pod):
         return True
@@ -260,3 +266,8 @@ def _stirs(wish: Wish, seen: Observation, now: datetime) -> bool:
         return False
     agents = [seen.agent(pod) for pod in seen.own if pod.live]
     return any(agent is None or agent.state is AgentState.STARTING for agent in agents)
+
+
+def _owes_ledger(group: GroupStatus, now: datetime) -> bool:
+    is_recorded = group.stopped_mesh is None or group.recorded_attempt > 0
+    return not is_recorded and now < group.decided_time + timedelta(seconds=_LEDGER_S)

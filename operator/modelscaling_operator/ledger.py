@@ -10,7 +10,9 @@ from modelscaling.api.status import (
     RESCALES_KEPT,
     GroupStatus,
     ModelScalingStatus,
+    ProgressStatus,
     RescaleRecord,
+    RestartStatus,
 )
 from modelscaling.protocol import AgentState
 from modelscaling_operator.progress import decimal
@@ -33,7 +35,7 @@ def record_training(
     resumption = progress.resumption if progress else None
     if resumption is None or not _is_new(resumption, group):
         return status.model_copy(update={"group": group})
-    record = _record(resumption, group, seen.status)
+    record = _record(resumption, group, status, known=seen.status.progress)
     rescales = (*status.rescales, record)[-RESCALES_KEPT:] if record else status.rescales
     group = group.model_copy(update={"recorded_attempt": resumption.attempt, "trained": True})
     return status.model_copy(update={"group": group, "rescales": rescales})
@@ -54,8 +56,21 @@ def _is_new(resumption: Resumption, group: GroupStatus) -> bool:
     return resumption.generation == group.generation and resumption.attempt > group.recorded_attempt
 
 
+def _cause_of_attempt(group: GroupStatus, restarts: RestartStatus) -> str:
+    """Return why the same pods met again: a worker failed since they last trained, or they lost
+    touch.
+    """
+    failed = (restarts.generation, restarts.attempt)
+    is_of_worker = failed >= (group.generation, max(group.recorded_attempt, 1))
+    return Reason.WORKER_REPLACED if is_of_worker else Reason.GROUP_BROKE
+
+
 def _record(
-    resumption: Resumption, group: GroupStatus, before: ModelScalingStatus
+    resumption: Resumption,
+    group: GroupStatus,
+    status: ModelScalingStatus,
+    *,
+    known: ProgressStatus | None,
 ) -> RescaleRecord | None:
     """Return the ledger's entry; None where the run did not train right before, as after it was
     suspended.
@@ -64,23 +79,23 @@ def _record(
     if is_change:
         cause, former = group.cause, group.stopped_mesh
     elif resumption.attempt > 1:
-        cause, former = Reason.WORKER_REPLACED.value, group.mesh
+        cause, former = _cause_of_attempt(group, status.restarts), group.mesh
     else:
         return None
     resumed = datetime.fromtimestamp(resumption.resumed_time, UTC)
     if resumption.stopped_time is not None:
         downtime_s = resumption.resumed_time - resumption.stopped_time
     else:
-        stopped = group.stopped_time if is_change else before.restarts.last_time
+        stopped = group.stopped_time if is_change else status.restarts.last_time
         downtime_s = (resumed - stopped).total_seconds() if stopped else 0
-    known = before.progress.step if before.progress else 0
+    known_step = known.step if known else 0
     return RescaleRecord(
         time=resumed,
         cause=cause,
         from_=resumption.mesh_before or former or group.mesh,
         to=group.mesh,
         downtime_seconds=f"{max(downtime_s, 0):.3f}",
-        lost_steps=max(0, resumption.furthest_step - resumption.step, known - resumption.step),
+        lost_steps=max(0, resumption.furthest_step - resumption.step, known_step - resumption.step),
         step=resumption.step,
         source=resumption.source.value,
         loss_before=decimal(resumption.loss_before, 4),

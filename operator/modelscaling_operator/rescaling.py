@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling_operator.group import LOSSES
 from modelscaling_operator.membership import present_assignment
-from modelscaling_operator.running import group_trains, waits_for
+from modelscaling_operator.running import goes_on, group_trains, waits_for
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +31,9 @@ def say_rescaling(
             reason=group.cause,
             message=f"The group changes from {group.stopped_mesh} to {group.mesh}.",
         )
-    if group is None or not group_trains(seen, now) or is_as_wished(wish, seen):
+    if group is None or is_as_wished(wish, seen):
+        return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
+    if not group_trains(seen, now) and not goes_on(group):
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
     waiting = waits_for(wish, seen, roles, now)
     change = f"The group changes from {group.mesh} to {wish.plan.mesh}"

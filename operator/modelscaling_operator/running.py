@@ -16,6 +16,7 @@ from modelscaling_operator.presence import HICCUP_S
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from modelscaling.api.status import GroupStatus
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
@@ -59,8 +60,17 @@ def describe_running(wish: Wish, seen: Observation, roles: Roles, now: datetime)
     if group is not None and group_trains(seen, now):
         message = f"{group.members} pods train on the mesh {group.mesh}."
         return Running(holds=True, reason=Reason.TRAINING, message=message)
-    waiting = waits_for(wish, seen, roles, now)
-    return waiting or Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence)
+    forming = Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence)
+    if group is not None and goes_on(group):
+        return forming
+    return waits_for(wish, seen, roles, now) or forming
+
+
+def goes_on(group: GroupStatus) -> bool:
+    """Whether a group will train without anybody's help, if it does not now: its pods are there,
+    and meet.
+    """
+    return bool(group.pods) and not group.broken
 
 
 def waits_for(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Running | None:
@@ -126,10 +136,13 @@ def _pods_missing(wish: Wish, seen: Observation, roles: Roles) -> Running | None
 
 
 def _agents_missing(seen: Observation, roles: Roles, now: datetime) -> Running | None:
+    members = frozenset(seen.status.group.pods if seen.status.group else ())
     for pod in roles.wished:
         answer = seen.agents.get(pod.uid)
         if isinstance(answer, Silence) and now >= answer.since + timedelta(seconds=HICCUP_S):
             message = f"The agent of pod {pod.name} does not answer: {answer.message}"
+        elif isinstance(answer, Silence) and pod.uid in members:
+            continue
         elif not isinstance(answer, AgentStatus) or answer.state is AgentState.STARTING:
             message = f"The agent of pod {pod.name} starts its workers."
         else:

@@ -50,7 +50,7 @@ def status_of(**changes: Any) -> ModelScalingStatus:
         "stopped_time": BEGIN + timedelta(seconds=5),
     }
     progress = ProgressStatus(step=39, total_steps=125, tokens=1, sample_digest="d")
-    restarts = RestartStatus(last_time=BEGIN + timedelta(seconds=12))
+    restarts = RestartStatus(last_time=BEGIN + timedelta(seconds=12), generation=3, attempt=1)
     return ModelScalingStatus(
         group=GroupStatus(**{**group, **changes}), progress=progress, restarts=restarts
     )
@@ -146,6 +146,25 @@ def test_the_downtime_is_counted_from_the_best_that_is_known(
     (record,) = after(status_of(**group), resumption(**changes)).rescales
 
     assert record.downtime_seconds == downtime
+
+
+@pytest.mark.parametrize(
+    ("failed", "cause"),
+    [
+        pytest.param((3, 1), "WorkerReplaced", id="a worker died in the attempt before"),
+        pytest.param((2, 9), "GroupBroke", id="a worker died in an older group"),
+        pytest.param((0, 0), "GroupBroke", id="no worker died, they lost touch"),
+    ],
+)
+def test_the_cause_of_another_attempt_is_a_worker_or_that_the_pods_lost_touch(
+    failed: tuple[int, int], cause: str
+) -> None:
+    once = after(status_of(), resumption())
+    restarts = RestartStatus(generation=failed[0], attempt=failed[1])
+    again = once.model_copy(update={"restarts": restarts})
+    (_, record) = after(again, resumption(attempt=2)).rescales
+
+    assert record.cause == cause
 
 
 def test_steps_that_only_the_operator_remembers_are_lost_too() -> None:

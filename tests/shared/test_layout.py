@@ -5,7 +5,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.layout import (
@@ -43,6 +43,7 @@ def test_the_weights_are_all_the_parameters_there_are(shape: ModelShape) -> None
     assert (HEAD in weights(shape)) is not shape.tied_embeddings
 
 
+@settings(deadline=None)
 @given(shapes(), meshes())
 def test_all_ranks_together_cover_every_weight_exactly_as_often_as_it_has_copies(
     shape: ModelShape, mesh: Mesh
@@ -59,6 +60,7 @@ def test_all_ranks_together_cover_every_weight_exactly_as_often_as_it_has_copies
             assert len({e for region in mine for e in _elements(region)}) == prod(size)
 
 
+@settings(deadline=None)
 @given(shapes(), meshes(), st.data())
 def test_copies_of_a_weight_lie_on_equal_regions(
     shape: ModelShape, mesh: Mesh, data: st.DataObject
@@ -85,6 +87,7 @@ def test_stages_have_every_layer_once_in_order_and_as_equally_as_can_be(
     assert [*map(len, cut)] == sorted(map(len, cut), reverse=True)
 
 
+@settings(deadline=None)
 @given(meshes())
 def test_every_stage_is_held_by_all_processes_of_one_place_in_the_pipeline(mesh: Mesh) -> None:
     holders: dict[int, set[int]] = {}
