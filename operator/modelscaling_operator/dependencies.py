@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -70,11 +69,6 @@ def secret_manifest(run: RunIdentity, key: bytes) -> dict[str, Any]:
 def key_of(secret: dict[str, Any]) -> bytes:
     """Return the key in a Secret; empty where there is none."""
     return base64.b64decode((secret.get("data") or {}).get(_file_name(KEY_FILE), ""))
-
-
-def configuration_digest(configuration: RunConfiguration) -> str:
-    """Return a digest of a configuration, to tell whether the ConfigMap must be applied again."""
-    return hashlib.sha256(configuration.model_dump_json().encode()).hexdigest()
 
 
 def _file_name(path: str) -> str:

@@ -2,16 +2,18 @@
 
 Two witnesses are needed to give a silent member up: the operator, which gets no answer, and an
 agent of the same group that the operator does hear. Were the operator's word enough, one that is
-itself cut off would delete every pod of every run. A pod outside the group holds nothing and has no
-peers; it is given up after a while if the operator hears any other pod of the run.
+itself cut off would delete every pod of every run. Members are in touch with the first member
+alone, so who was lost with it has no witness of its own: it is given up with its node, or after a
+while. So is a pod outside the group, which holds nothing, if the operator hears any of the run.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
+from modelscaling.api.conditions import Reason
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.observation import Silence
 
@@ -28,10 +30,9 @@ CONFIRMED_S = 0.5
 question takes, so that a moment in which the operator itself was busy takes no pod away."""
 KUBELET_S = 10
 """Seconds in which the kubelet says how a pod ended whose machine refuses connections to it."""
-
-OUTSIDER_S = 20
-"""Seconds without any answer, not even a refusal as of a pod that starts, after which a pod outside
-the group is given up."""
+UNWITNESSED_S = 20
+"""Seconds without any answer, not even a refusal as of a pod that starts, after which a pod that
+nobody is in touch with is given up."""
 
 _ABLE = frozenset({AgentState.WARM, AgentState.FORMING, AgentState.TRAINING})
 _ENDING = frozenset({AgentState.STOPPING, AgentState.ENDED})
@@ -55,7 +56,8 @@ class Presence(StrEnum):
 
 def presences(seen: Observation, now: datetime) -> Mapping[str, Presence]:
     """Return what can be expected of each of the run's own pods, by their UIDs."""
-    missed = _missed(seen) | _overdue_outsiders(seen, now)
+    missed = _missed(seen)
+    missed |= _on_their_nodes(missed, seen) | _unwitnessed(seen, now)
     return {pod.uid: _presence(pod, seen, now, is_missed=pod.uid in missed) for pod in seen.own}
 
 
@@ -70,18 +72,34 @@ def _missed(seen: Observation) -> frozenset[str]:
     return frozenset(pod.uid for pod in told if pod.index in indexes)
 
 
-def _overdue_outsiders(seen: Observation, now: datetime) -> frozenset[str]:
-    group = seen.status.group
-    told = frozenset((*group.pods, *group.leaving) if group else ())
-    silent = {uid: answer for uid, answer in seen.agents.items() if isinstance(answer, Silence)}
-    if len(silent) == len(seen.agents):
+def _on_their_nodes(missed: frozenset[str], seen: Observation) -> frozenset[str]:
+    """Return the silent pods of nodes of which nothing is heard and a pod is missed."""
+    silent = [pod for pod in seen.own if _is_unheard(seen.agents.get(pod.uid))]
+    gone = {pod.node for pod in silent if pod.uid in missed and pod.node}
+    gone -= {pod.node for pod in seen.own if pod.uid in seen.agents and pod not in silent}
+    return frozenset(pod.uid for pod in silent if pod.node in gone)
+
+
+def _unwitnessed(seen: Observation, now: datetime) -> frozenset[str]:
+    """Return the pods that have been silent for long and that nobody is in touch with: those
+    outside the group, and all of a group that is broken up.
+    """
+    if all(isinstance(answer, Silence) for answer in seen.agents.values()):
         return frozenset()
-    limit = timedelta(seconds=OUTSIDER_S)
+    group = seen.status.group
+    is_broken_up = group is not None and group.broken == Reason.NODE_LOST
+    told = frozenset((*group.pods, *group.leaving) if group and not is_broken_up else ())
+    limit = timedelta(seconds=UNWITNESSED_S)
     return frozenset(
         uid
-        for uid, silence in silent.items()
-        if uid not in told and not silence.is_refusal and now >= silence.since + limit
+        for uid, answer in seen.agents.items()
+        if uid not in told and _is_unheard(answer) and now >= answer.since + limit
     )
+
+
+def _is_unheard(answer: AgentStatus | Silence | None) -> TypeGuard[Silence]:
+    """Whether not even the pod's machine answers."""
+    return isinstance(answer, Silence) and not answer.is_refusal
 
 
 def _presence(pod: Pod, seen: Observation, now: datetime, *, is_missed: bool) -> Presence:

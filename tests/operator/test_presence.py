@@ -8,7 +8,7 @@ import pytest
 from modelscaling.api.status import GroupStatus, ModelScalingStatus
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.observation import Observation, Pod, PodPhase, Silence
-from modelscaling_operator.presence import HICCUP_S, KUBELET_S, OUTSIDER_S, Presence, presences
+from modelscaling_operator.presence import HICCUP_S, KUBELET_S, UNWITNESSED_S, Presence, presences
 from tests.operator.world import BEGIN, RUN, make_exit, make_pod
 
 _GROUP = GroupStatus(
@@ -133,7 +133,7 @@ _OUTSIDE = {"uid": "pod-new"}
             id="another pod of a lost member's index",
         ),
         pytest.param(
-            _OUTSIDE, silence(OUTSIDER_S), says(0), Presence.LOST, id="an outsider long unheard"
+            _OUTSIDE, silence(UNWITNESSED_S), says(0), Presence.LOST, id="an outsider long unheard"
         ),
         pytest.param(
             _OUTSIDE,
@@ -158,3 +158,50 @@ def test_what_is_expected_of_a_pod(
     expected: Presence,
 ) -> None:
     assert presence_of(make_pod(1, **changes), answer, peer) is expected
+
+
+def _two_nodes(*, first_silent: float | None, broken: str = "") -> dict[str, Presence]:
+    """Return what is expected of pods 1 and 2, silent on a node of their own, beside pod 0 that has
+    lost 1 alone; pod 3 is on the node as well and is heard unless it is `first_silent`.
+    """
+    pods = (make_pod(0, node="a"), *(make_pod(index, node="b") for index in (1, 2, 3)))
+    group = _GROUP.model_copy(
+        update={"members": 4, "pods": tuple(pod.uid for pod in pods), "broken": broken}
+    )
+    answers: dict[str, AgentStatus | Silence] = {"pod-0": says(0, lost=(1,))}
+    answers |= {"pod-1": silence(1), "pod-2": silence(1)}
+    answers["pod-3"] = says(3) if first_silent is None else silence(first_silent)
+    seen = Observation(
+        run=RUN,
+        generation=1,
+        status=ModelScalingStatus(group=group),
+        pods=pods,
+        agents=answers,
+    )
+    return dict(presences(seen, BEGIN))
+
+
+def test_who_was_lost_with_a_node_is_given_up_with_it() -> None:
+    expected = _two_nodes(first_silent=1)
+
+    assert [expected[f"pod-{index}"] for index in (1, 2, 3)] == [Presence.LOST] * 3
+
+
+def test_a_node_on_which_somebody_is_heard_is_not_lost() -> None:
+    expected = _two_nodes(first_silent=None)
+
+    assert (expected["pod-1"], expected["pod-2"]) == (Presence.LOST, Presence.STARTING)
+
+
+def test_members_of_a_group_that_a_lost_node_broke_up_are_given_up_after_a_while() -> None:
+    seen_silent = silence(UNWITNESSED_S)
+    lost = _GROUP.model_copy(update={"broken": "NodeLost"})
+    seen = Observation(
+        run=RUN,
+        generation=1,
+        status=ModelScalingStatus(group=lost),
+        pods=(make_pod(0), make_pod(1)),
+        agents={"pod-0": says(0), "pod-1": seen_silent},
+    )
+
+    assert presences(seen, BEGIN)["pod-1"] is Presence.LOST
