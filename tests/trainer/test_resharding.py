@@ -174,18 +174,20 @@ def test_a_checkpoint_of_dp4_goes_on_on_any_mesh(
     assert undisturbed.digests[10:] == resumed[0].digests
 
 
-def test_shards_that_are_lost_come_back_from_the_last_checkpoint(
+def test_shards_that_are_lost_with_their_snapshots_come_back_from_the_last_checkpoint(
     text: Path, tmp_path: Path, start_workers: Start
 ) -> None:
     run = _run(text, checkpoint={"every_steps": 10, "keep": 2})
     directory = tmp_path / "run"
-    workers = start_workers(3, run, checkpoint_directory=directory)
-    train_together(workers, mesh=Mesh(dataShard=3))
-    workers[0].wait_for_step(13)
-    workers[2].kill()
-    lost = results(workers[:2])
-    train_together(workers[:2], mesh=Mesh(dataShard=2), generation=2)
-    after = results(workers[:2])
+    workers = start_workers(4, run, checkpoint_directory=directory)
+    train_together(workers, mesh=Mesh(dataShard=4))
+    workers[0].wait_until(lambda progress: progress.step >= 13 and progress.checkpoint_step == 10)
+    workers[1].kill()
+    workers[2].kill()  # which keeps the copy of what rank 1 has
+    survivors = [workers[0], workers[3]]
+    lost = results(survivors)
+    train_together(survivors, mesh=Mesh(dataShard=2), generation=2)
+    after = results(survivors)
 
     assert [result.error for result in lost] == ["GroupLostError"] * 2
     assert [result.outcome for result in after] == ["Complete"] * 2

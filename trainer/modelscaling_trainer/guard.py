@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.host_memory import free_bytes
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.snapshot_plan import Cadence
@@ -58,6 +59,12 @@ class Guard:
         Raises:
             GroupLostError: a peer is gone.
         """
+        try:
+            self._after_step(state, agreed)
+        except GroupLostError as error:
+            raise GroupLostError(f"after step {state.step}: {error.message}") from error
+
+    def _after_step(self, state: TrainingState, agreed: StepReport) -> None:
         if self._cadence is None and self._partners is not None:
             self._begin(state, self._partners)
         if self._cadence is None or self._partners is None:
