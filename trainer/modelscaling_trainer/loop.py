@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ class Loop:
             self._tell(None)
             return Outcome.COMPLETE
         began = time.monotonic()
+        is_first = True
         while True:
             is_compiling = self._compile_if_due()
             agreed = self._take_step()
@@ -111,6 +113,9 @@ class Loop:
             self._tell(agreed)
             if is_compiling:
                 self.listeners.on_phase("Training")
+            if is_first:
+                gc.collect()  # frees the state of the group before, see garbage.py
+                is_first = False
             if time.monotonic() - began > _IMPORT_AFTER_S:
                 imports.import_rest()
             if outcome is not None:

@@ -14,6 +14,7 @@ from modelscaling_trainer.data.reader import Reader
 from modelscaling_trainer.data.samples import Samples
 from modelscaling_trainer.device_peak import peak_flops
 from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.garbage import uncollected
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.guard import Guard
 from modelscaling_trainer.holdings import Holdings
@@ -156,7 +157,8 @@ class Run:
             if group.is_leaver:
                 self._hand_over(group, everybody, listeners)
                 return Outcome.RELEASED
-            formed = self._form(group, everybody, listeners)
+            with uncollected():
+                formed = self._form(group, everybody, listeners)
             loop = self._loop(formed, at_once, requests, listeners)
             try:
                 return loop.run()
