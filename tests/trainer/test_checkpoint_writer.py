@@ -362,15 +362,18 @@ def test_a_process_that_slept_before_it_published_wakes_up_too_late(
     new.wait()
 
 
-def test_a_process_that_is_in_the_next_group_publishes_for_the_one_before(tmp_path: Path) -> None:
-    staying, leaving = (make_writer(tmp_path, rank=rank, ranks=2) for rank in range(2))
-    save(staying, 1, mesh=TWO, rank=0)
-    staying.begin_group("b", generation=2, rank=0, ranks=1)
-    save(leaving, 1, mesh=TWO, rank=1)
-    leaving.wait()
-    staying.wait()
+def test_what_was_under_way_is_published_by_a_process_that_the_next_group_has_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_look, _ = hold(monkeypatch, Attempt, "wait_for_parts")
+    leaving = make_writer(tmp_path, generation=1)
+    save(leaving, 100)
+    leaving.enter(2)
+    fence.claim(tmp_path, 2)
+    may_look.set()
+    leaving.finish()
 
-    assert newest_step(tmp_path) == 1
+    assert newest_step(tmp_path) == leaving.written_step == 100
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

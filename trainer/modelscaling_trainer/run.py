@@ -172,6 +172,8 @@ class Run:
             make_room(group.mesh, everybody)
         listeners.on_phase("Loading")
         self._take_over(group, everybody, None)
+        if self._writer is not None:
+            self._writer.finish()
 
     def _form(self, group: Group, everybody: dist.ProcessGroup, listeners: Listeners) -> _Formed:
         """Take this process' place in a group that has met, and its part of the state there."""
@@ -189,6 +191,7 @@ class Run:
         self, group: Group, everybody: dist.ProcessGroup, state: TrainingState | None
     ) -> Taken:
         if self._writer is not None:
+            self._writer.enter(group.generation)
             self._writer.settle()
         held = self._holdings.parts()
         if state is not None:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -106,6 +106,13 @@ class CheckpointWriter:
         self.failure: str | None = None
         """Why the last save came to nothing, as this process knows; None where it did not."""
 
+    def enter(self, generation: int) -> None:
+        """Know of a group that forms with this process: what is under way for the group before may
+        still be published then, as the new one knows of it.
+        """
+        if self._place is not None:
+            self._place = replace(self._place, generation=generation)
+
     def begin_group(self, token: str, *, generation: int, rank: int, ranks: int) -> None:
         """Take a place in a group that saves together, and claim the directory for it.
 
@@ -186,6 +193,15 @@ class CheckpointWriter:
         self._save.is_copied.wait()
         if all(task.done() for task in self._tasks):
             self._has_ended(0)
+
+    def finish(self) -> None:
+        """Give what is under way a while before this process leaves.
+
+        Raises:
+            DivergedError: the state was not finite.
+            GroupLostError: a newer group saves to the directory.
+        """
+        self._has_ended(PATIENCE_S)
 
     def wait_for_part(self) -> None:
         """Wait until this rank's part is written, which does not depend on other ranks.
@@ -304,8 +320,8 @@ class CheckpointWriter:
                 f"the checkpoint of step {save.counters.step} is not complete: {error} within "
                 f"{self._parts_timeout_s:g} s; their logs say why"
             ) from error
-        # A checkpoint of the group before may end in a newer one, which this process is in as well.
-        fence.check(self._directory, max(save.attempt.generation, self._place.generation))
+        # Not the number of the group that saved it: it may end in the next, see enter().
+        fence.check(self._directory, self._place.generation)
         save.attempt.publish(save.counters, self._shape)
         self.failure = None
         self.written_step = save.counters.step
