@@ -297,11 +297,13 @@ class CheckpointWriter:
                 f"the state of step {save.counters.step} is not finite, so it is not saved; "
                 f"lower training.learningRate={save.learning_rate:g}"
             )
+        assert self._place is not None
+        # Not the number of the group that saves: it may end in the next one, see enter().
         if attempt.rank == 0:
-            fence.claim(self._directory, attempt.generation)
+            fence.claim(self._directory, self._place.generation)
             fence.remove_older_attempts(self._directory, attempt.generation)
         else:
-            fence.check(self._directory, attempt.generation)
+            fence.check(self._directory, self._place.generation)
         attempt.write(save.blocks, self._staging.data)
         save.is_written.set()
         if attempt.rank:
@@ -320,7 +322,6 @@ class CheckpointWriter:
                 f"the checkpoint of step {save.counters.step} is not complete: {error} within "
                 f"{self._parts_timeout_s:g} s; their logs say why"
             ) from error
-        # Not the number of the group that saved it: it may end in the next, see enter().
         fence.check(self._directory, self._place.generation)
         save.attempt.publish(save.counters, self._shape)
         self.failure = None
