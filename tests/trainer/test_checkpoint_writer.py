@@ -76,25 +76,28 @@ def fail_part(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def hold(
     monkeypatch: pytest.MonkeyPatch, kind: type, method: str
-) -> tuple[threading.Event, list[str]]:
-    """Hold a method back until the event is set; the list gets its name when it has run."""
-    may_run, done = threading.Event(), list[str]()
+) -> tuple[threading.Event, list[str], threading.Event]:
+    """Hold a method back until the first event is set; the list gets its name when it has run, and
+    the second event is set when it was called.
+    """
+    may_run, done, is_called = threading.Event(), list[str](), threading.Event()
     original = getattr(kind, method)
 
     def late(*arguments: object, **named: object) -> object:
+        is_called.set()
         assert may_run.wait(DEADLINE_S)
         result = original(*arguments, **named)
         done.append(method)
         return result
 
     monkeypatch.setattr(kind, method, late)
-    return may_run, done
+    return may_run, done, is_called
 
 
 def test_what_changes_after_settling_does_not_reach_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_write, written = hold(monkeypatch, Attempt, "write")
+    may_write, written, _ = hold(monkeypatch, Attempt, "write")
     shards, writer = make_shards(STATE, SINGLE, 0), make_writer(tmp_path)
     save(writer, 5, shards=shards)
     writer.settle()
@@ -113,7 +116,7 @@ def test_what_changes_after_settling_does_not_reach_the_file(
 def test_settling_waits_for_the_copy_and_saving_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_copy, order = hold(monkeypatch, Staging, "copy")
+    may_copy, order, _ = hold(monkeypatch, Staging, "copy")
     writer = make_writer(tmp_path)
     save(writer, 1)
     order.append("saved")
@@ -267,7 +270,7 @@ def test_a_part_that_failed_is_named_where_it_was_to_be_written(
 def test_a_volume_that_hangs_holds_up_neither_saving_nor_settling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_write, _ = hold(monkeypatch, Attempt, "write")
+    may_write, *_ = hold(monkeypatch, Attempt, "write")
     writer = make_writer(tmp_path)
     save(writer, 1)
     writer.settle()
@@ -329,7 +332,7 @@ def test_every_rank_of_a_group_whose_place_was_taken_stops(tmp_path: Path) -> No
 def test_a_checkpoint_that_is_ready_is_not_published_after_another_group_has_formed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_look, _ = hold(monkeypatch, Attempt, "wait_for_parts")
+    may_look, *_ = hold(monkeypatch, Attempt, "wait_for_parts")
     old = make_writer(tmp_path, generation=3)
     save(old, 100)
     old.wait_for_part()
@@ -344,10 +347,10 @@ def test_a_checkpoint_that_is_ready_is_not_published_after_another_group_has_for
 def test_a_process_that_slept_before_it_published_wakes_up_too_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    may_publish, _ = hold(monkeypatch, Attempt, "publish")
+    may_publish, _, is_about_to = hold(monkeypatch, Attempt, "publish")
     old = make_writer(tmp_path, generation=3)
     save(old, 100)
-    old.wait_for_part()
+    assert is_about_to.wait(DEADLINE_S)
     new = make_writer(tmp_path, generation=4, ranks=2)
     save(new, 50, mesh=TWO)
     new.wait_for_part()
@@ -365,7 +368,7 @@ def test_a_process_that_slept_before_it_published_wakes_up_too_late(
 def test_what_was_under_way_is_published_by_a_process_that_the_next_group_has_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_look, _ = hold(monkeypatch, Attempt, "wait_for_parts")
+    may_look, *_ = hold(monkeypatch, Attempt, "wait_for_parts")
     leaving = make_writer(tmp_path, generation=1)
     save(leaving, 100)
     leaving.enter(2)
@@ -496,7 +499,7 @@ def test_a_part_that_never_comes_is_given_up_when_a_new_group_saves(
 def test_a_part_that_never_comes_is_given_up_when_its_time_is_over_in_a_new_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    may_write, _ = hold(monkeypatch, Attempt, "write")
+    may_write, *_ = hold(monkeypatch, Attempt, "write")
     writer = make_writer(tmp_path, token="a", ranks=2, parts_timeout_s=0.0)
     save(writer, 1, mesh=TWO)
     writer.begin_group("b", generation=1, rank=0, ranks=1)
