@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-_KUBELET_S = 0.1
-
 
 @dataclass(slots=True)
 class LocalPod:
@@ -85,7 +83,7 @@ class LocalCluster:
     _agents: Agents | None = None
 
     async def __aenter__(self) -> Self:
-        """Start the operator and the kubelet."""
+        """Start the operator."""
         self._agents = Agents()
         self.loop = RunLoop(
             RUN,
@@ -100,7 +98,7 @@ class LocalCluster:
             body=self.body,
             pods=self._parsed_pods,
         )
-        self._tasks = [asyncio.create_task(self.loop.run()), asyncio.create_task(self._kubelet())]
+        self._tasks = [asyncio.create_task(self.loop.run())]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -190,7 +188,8 @@ class LocalCluster:
             "creationTimestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         body["status"] = {"phase": "Running", "podIP": address}
-        self.pods[name] = LocalPod(body, process, directory / "termination")
+        pod = self.pods[name] = LocalPod(body, process, directory / "termination")
+        self._tasks.append(asyncio.create_task(self._await_end(name, pod)))
         self._changed()
 
     def delete(self, name: str, *, force: bool = False) -> None:
@@ -215,13 +214,11 @@ class LocalCluster:
         if self.loop is not None:
             self.loop.wake.set()
 
-    async def _kubelet(self) -> None:
-        while True:
-            await asyncio.sleep(_KUBELET_S)
-            for name, pod in list(self.pods.items()):
-                is_told = pod.body["status"]["phase"] != "Running"
-                if pod.process.returncode is not None and not is_told:
-                    self._tell_end(name, pod, pod.process.returncode)
+    async def _await_end(self, name: str, pod: LocalPod) -> None:
+        """Tell how a pod has ended, as its kubelet does."""
+        code = await pod.process.wait()
+        if self.pods.get(name) is pod:
+            self._tell_end(name, pod, code)
 
     def _tell_end(self, name: str, pod: LocalPod, code: int) -> None:
         if "deletionTimestamp" in pod.body["metadata"]:

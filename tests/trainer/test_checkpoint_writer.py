@@ -12,20 +12,28 @@ import pytest
 import torch
 
 from modelscaling.mesh import Mesh
-from modelscaling_trainer.checkpoint import fence
 from modelscaling_trainer.checkpoint.attempt import Attempt
 from modelscaling_trainer.checkpoint.catalog import find_newest
 from modelscaling_trainer.checkpoint.staging import Staging
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
-from modelscaling_trainer.errors import CheckpointError, DivergedError, GroupLostError
+from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.state import Counters
+from tests.trainer.checkpoint_writers import (
+    DEADLINE_S,
+    STATE,
+    TWO,
+    hold,
+    names_in,
+    newest_step,
+    save,
+    until_raised,
+)
 from tests.trainer.checkpoints import (
     SHAPE,
     SINGLE,
     differing,
     forget,
     make_shards,
-    make_state,
     make_writer,
 )
 
@@ -33,33 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from modelscaling_trainer.checkpoint.part import Block
-    from modelscaling_trainer.shard import Shard
-
-STATE = make_state()
-TWO = Mesh(dataReplicate=2)
-DEADLINE_S = 30
-
-
-def save(
-    writer: CheckpointWriter,
-    step: int,
-    *,
-    shards: dict[str, Shard] | None = None,
-    mesh: Mesh = SINGLE,
-    rank: int = 0,
-) -> None:
-    writer.save(shards or make_shards(STATE, mesh, rank), Counters(step=step), learning_rate=3e-4)
-
-
-def names_in(directory: Path) -> list[str]:
-    """Return what there is beside the group's claim."""
-    names = sorted(path.name for path in directory.iterdir())
-    return [name for name in names if not name.startswith(".generation-")]
-
-
-def newest_step(directory: Path) -> int | None:
-    found = find_newest(directory)
-    return found.counters.step if found else None
 
 
 def fail_part(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -72,26 +53,6 @@ def fail_part(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         sync(descriptor)
 
     monkeypatch.setattr("os.fsync", full)
-
-
-def hold(
-    monkeypatch: pytest.MonkeyPatch, kind: type, method: str
-) -> tuple[threading.Event, list[str], threading.Event]:
-    """Hold a method back until the first event is set; the list gets its name when it has run, and
-    the second event is set when it was called.
-    """
-    may_run, done, is_called = threading.Event(), list[str](), threading.Event()
-    original = getattr(kind, method)
-
-    def late(*arguments: object, **named: object) -> object:
-        is_called.set()
-        assert may_run.wait(DEADLINE_S)
-        result = original(*arguments, **named)
-        done.append(method)
-        return result
-
-    monkeypatch.setattr(kind, method, late)
-    return may_run, done, is_called
 
 
 def test_what_changes_after_settling_does_not_reach_the_file(
@@ -160,7 +121,7 @@ def test_a_state_that_is_not_finite_is_not_published(
     assert checked.wait(DEADLINE_S)
 
     with pytest.raises(DivergedError, match=r"step 200 is not finite.*learningRate=0.0003"):
-        _until_raised(writer, end)
+        until_raised(writer, end)
     assert names_in(tmp_path) == ["step-00000100"]
 
 
@@ -176,13 +137,6 @@ def _checked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Staging, "is_finite", check)
     return checked
-
-
-def _until_raised(writer: CheckpointWriter, end: str) -> None:
-    """Call a method again and again, as a loop of steps does, until it raises."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        getattr(writer, end)()
 
 
 def test_a_part_that_is_not_finite_ends_the_whole_checkpoint(tmp_path: Path) -> None:
@@ -285,98 +239,6 @@ def test_a_volume_that_hangs_holds_up_neither_saving_nor_settling(
     save(writer, 3)
     writer.wait()
     assert names_in(tmp_path) == ["step-00000001", "step-00000003"]
-
-
-def test_a_claim_that_hangs_leaves_the_first_save_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_claim = threading.Event()
-
-    def hang(_: Path, __: int) -> None:
-        assert may_claim.wait(DEADLINE_S)
-
-    monkeypatch.setattr(fence, "claim", hang)
-    writer = make_writer(tmp_path)
-    has_begun = writer.save(
-        make_shards(STATE, SINGLE, 0), Counters(step=2), learning_rate=3e-4, patience_s=0.01
-    )
-    may_claim.set()
-
-    assert not has_begun
-
-
-@pytest.mark.parametrize("end", ["settle", "wait"])
-def test_a_group_whose_place_was_taken_stops_saving(tmp_path: Path, end: str) -> None:
-    old = make_writer(tmp_path, generation=3)
-    save(old, 100)
-    old.wait()
-    new = make_writer(tmp_path, generation=4)
-    save(new, 50)
-    new.wait()
-    save(old, 200)
-
-    with pytest.raises(GroupLostError, match=r"generation 3 is over: generation 4 saves"):
-        _until_raised(old, end)
-    assert names_in(tmp_path) == ["step-00000050", "step-00000100"]
-
-
-def test_every_rank_of_a_group_whose_place_was_taken_stops(tmp_path: Path) -> None:
-    old = make_writer(tmp_path, generation=3, rank=1, ranks=2)
-    fence.claim(tmp_path, 4)
-    save(old, 1, mesh=TWO, rank=1)
-
-    with pytest.raises(GroupLostError, match="generation 3 is over"):
-        old.wait()
-
-
-def test_a_checkpoint_that_is_ready_is_not_published_after_another_group_has_formed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_look, *_ = hold(monkeypatch, Attempt, "wait_for_parts")
-    old = make_writer(tmp_path, generation=3)
-    save(old, 100)
-    old.wait_for_part()
-    fence.claim(tmp_path, 4)
-    may_look.set()
-
-    with pytest.raises(GroupLostError, match="generation 3 is over"):
-        old.wait()
-    assert names_in(tmp_path) == []
-
-
-def test_a_process_that_slept_before_it_published_wakes_up_too_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    may_publish, _, is_about_to = hold(monkeypatch, Attempt, "publish")
-    old = make_writer(tmp_path, generation=3)
-    save(old, 100)
-    assert is_about_to.wait(DEADLINE_S)
-    new = make_writer(tmp_path, generation=4, ranks=2)
-    save(new, 50, mesh=TWO)
-    new.wait_for_part()
-    may_publish.set()
-    with caplog.at_level(logging.WARNING):
-        old.wait()
-
-    assert "gave up the checkpoint of step 100: a newer group has removed it" in caplog.text
-    assert names_in(tmp_path) == [".writing-step-00000050-4-a"]
-    new.begin_group("b", generation=5, rank=0, ranks=1)
-    save(new, 51)
-    new.wait()
-
-
-def test_what_was_under_way_is_published_by_a_process_that_the_next_group_has_met(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_look, *_ = hold(monkeypatch, Attempt, "wait_for_parts")
-    leaving = make_writer(tmp_path, generation=1)
-    save(leaving, 100)
-    leaving.enter(2)
-    fence.claim(tmp_path, 2)
-    may_look.set()
-    leaving.finish()
-
-    assert newest_step(tmp_path) == leaving.written_step == 100
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
