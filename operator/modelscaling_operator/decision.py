@@ -8,7 +8,6 @@ between.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
@@ -25,6 +24,7 @@ from modelscaling_operator.ending import (
 )
 from modelscaling_operator.failure import fatal_failure, retry_time
 from modelscaling_operator.group import Question, form_group
+from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.placement import (
     leaving_pods,
     missing_pods,
@@ -44,13 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from modelscaling.api.status import GroupStatus
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation, Pod
     from modelscaling_operator.wish import Wish
-
-_LEDGER_S = 60
-"""Seconds in which a group that trains is looked at often until it tells what its change cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +254,7 @@ def _stirs(wish: Wish, seen: Observation, now: datetime) -> bool:
     node is told of by the API server.
     """
     group = seen.status.group
-    if group is not None and (group.broken or _owes_ledger(group, now)):
+    if group is not None and (group.broken or owes_entry(group, now)):
         return True
     if any(is_awaited(pod, seen, now) for pod in seen.members if pod):
         return True
@@ -266,8 +262,3 @@ def _stirs(wish: Wish, seen: Observation, now: datetime) -> bool:
         return False
     agents = [seen.agent(pod) for pod in seen.own if pod.live]
     return any(agent is None or agent.state is AgentState.STARTING for agent in agents)
-
-
-def _owes_ledger(group: GroupStatus, now: datetime) -> bool:
-    is_recorded = group.stopped_mesh is None or group.recorded_attempt > 0
-    return not is_recorded and now < group.decided_time + timedelta(seconds=_LEDGER_S)

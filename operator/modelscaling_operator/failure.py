@@ -83,9 +83,12 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
     """Return the failures so far, with each new one counted once.
 
     A failure is known by its pod's UID, by that and a number for the pod's workers, or by its
-    group's number where the pods live on. All stay in `counted` as long as they can be seen.
+    group's number where the pods live on. All stay in `counted` as long as they can be seen. What
+    ends the run, or happens after its end, is none: nothing is restarted.
     """
     restarts = seen.status.restarts
+    if seen.status.completion_time is not None or fatal_failure(seen) is not None:
+        return restarts
     if restarts.consecutive and step > restarts.step:
         restarts = restarts.model_copy(update={"consecutive": 0})
     visible = dict(_visible_failures(seen))

@@ -22,6 +22,7 @@ from modelscaling_operator.breakage import (
     note_breakage,
 )
 from modelscaling_operator.failure import broken_group, retry_time
+from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.membership import assignment, in_rank_order, present_assignment
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def form_group(question: Question) -> Formation:
     if group is not None and is_coming_to_its_end(seen, now):
         return Formation(group=group)
     pods = _choose(question)
-    if pods is None:
+    if pods is None or _has_just_begun(question):
         return _keep(question)
     wished = assignment(question.wish, seen, pods)
     if wished is None or (group and not _must_change(question) and wished.digest() == group.digest):
@@ -112,6 +113,15 @@ def _must_change(question: Question) -> bool:
         return True
     is_half_told = any(agent.generation < group.generation for agent in agents)
     return is_half_told and present_assignment(question.wish, seen) is None
+
+
+def _has_just_begun(question: Question) -> bool:
+    """Whether the present group is to do its first step before it is changed by plan again: what
+    its own change cost would never be known else.
+    """
+    group = question.group
+    is_in_doubt = group is None or not group.trained or _must_change(question)
+    return not is_in_doubt and group is not None and owes_entry(group, question.now)
 
 
 def _choose(question: Question) -> tuple[Pod, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
@@ -20,6 +20,18 @@ from modelscaling_operator.progress import decimal
 if TYPE_CHECKING:
     from modelscaling.protocol import Progress, Resumption
     from modelscaling_operator.observation import Observation
+
+
+_TELLS_WITHIN_S = 60
+"""Seconds in which a group that trains is awaited to tell what its change cost."""
+
+
+def owes_entry(group: GroupStatus, now: datetime) -> bool:
+    """Whether a group that replaced another has yet to tell what that cost, which it does after its
+    first step.
+    """
+    is_entered = group.stopped_mesh is None or group.recorded_attempt > 0
+    return not is_entered and now < group.decided_time + timedelta(seconds=_TELLS_WITHIN_S)
 
 
 def record_training(

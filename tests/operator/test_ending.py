@@ -67,6 +67,17 @@ def test_what_no_retry_can_mend_fails_the_run_at_once(code: ExitCode, reason: st
 
     assert world.births == 2
     assert all(pod.ended for pod in world.pods.values())
+    assert world.status.restarts.count == 0
+
+
+def test_what_no_retry_can_mend_is_no_restart_while_its_pod_still_tells_of_it() -> None:
+    world = trained_world()
+    world.crash_worker(0)
+    world.agent(0).failure = make_failure("NoData", ExitCode.CONFIGURATION)
+    world.tick()
+
+    assert condition(world, ConditionType.FAILED).reason == "NoData"
+    assert world.status.restarts.count == 0
 
 
 def test_a_deadline_stops_the_run_with_its_pods_saved() -> None:

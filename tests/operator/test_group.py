@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus, RunState
-from modelscaling.protocol import AgentState
+from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.action import Assign, CreatePods, Stop
 from tests.operator.runs import CHECKPOINT, condition, state, trained_world
 
@@ -106,3 +109,33 @@ def test_other_replicas_are_the_cause_even_where_the_mesh_changes_its_kind() -> 
 
     (record,) = world.status.rescales
     assert (record.cause, record.from_, record.to) == ("ReplicasChanged", "dp2", "pp2×dp2")
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "assigns"),
+    [pytest.param(1, False, id="has just begun"), pytest.param(90, True, id="never tells")],
+)
+def test_a_group_is_not_changed_again_before_it_has_told_what_its_change_cost(
+    waited_s: int, *, assigns: bool
+) -> None:
+    world = trained_world(
+        replicas=2, checkpoint=None, parallelism={"strategy": "Custom", "dataShard": 2}
+    )
+    world.edit(replicas=2, parallelism={"strategy": "Custom", "dataReplicate": 2})
+    group = world.status.group
+    assert group is not None
+    begun = group.model_copy(
+        update={"stopped_mesh": "dp2", "recorded_attempt": 0, "decided_time": world.now}
+    )
+    seen = world.observe()
+    silent = {
+        uid: answer.model_copy(update={"progress": None})
+        for uid, answer in seen.agents.items()
+        if isinstance(answer, AgentStatus)
+    }
+    status = seen.status.model_copy(update={"group": begun})
+    world.now += timedelta(seconds=waited_s)
+
+    decision = world.decide_about(replace(seen, status=status, agents=silent))
+
+    assert any(isinstance(action, Assign) for action in decision.actions) is assigns
