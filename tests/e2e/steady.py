@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.live_run import LiveRun
 from tests.shared.spec import make_spec
+
+if TYPE_CHECKING:
+    from demo.kubectl import Cluster
 
 TOTAL_STEPS = 800
 LOSS_TOLERANCE = 1e-4
@@ -44,13 +48,44 @@ def saved(claim: str) -> dict[str, Any]:
     return {"volume": {"persistentVolumeClaim": {"claimName": claim}}, "everySteps": 100}
 
 
-def assert_undisturbed(status: dict[str, Any], undisturbed: list[dict[str, Any]]) -> None:
-    """The run has done every step once, on the samples and with the loss of the undisturbed one."""
+def begin(
+    cluster: Cluster, namespace: str, name: str, *, step: int = 50, **changes: Any
+) -> LiveRun:
+    """Return a steady run that has done so many steps."""
+    run = LiveRun(cluster=cluster, namespace=namespace, name=name)
+    run.apply(steady_spec(**changes))
+    run.wait_for_step(step)
+    return run
+
+
+def finish(run: LiveRun, undisturbed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the status of a run that has done every step once, on the samples and with the loss of
+    the undisturbed one, with the pods that it is to have and with its last edit taken note of.
+    """
+    status = run.wait_for_state("Complete", timeout_s=240)
+    whole, pods = run.get(), run.pods()
+    run.delete()
+
     progress, last = status["progress"], undisturbed[-1]
     assert progress["step"] == last["step"] == TOTAL_STEPS
     assert progress["sampleDigest"] == last["sample_digest"]
     assert float(progress["loss"]) == pytest.approx(last["loss"], abs=LOSS_TOLERANCE)
-    assert status["observedGeneration"] >= 1
+    assert status["observedGeneration"] == whole["metadata"]["generation"]
+    assert len(pods) == whole["spec"]["replicas"], pods
+    return status
+
+
+def assert_followed(seen: list[dict[str, Any]], undisturbed: list[dict[str, Any]]) -> None:
+    """Every status that was seen has the loss of the undisturbed run at its step."""
+    assert seen
+    for progress in seen:
+        expected = undisturbed[progress["step"] - 1]["loss"]
+        assert float(progress["loss"]) == pytest.approx(expected, abs=LOSS_TOLERANCE)
+
+
+def causes(status: dict[str, Any]) -> list[str]:
+    """Return why the group changed, the oldest first."""
+    return [record["cause"] for record in status.get("rescales", [])]
 
 
 def lost_steps(status: dict[str, Any]) -> int:

@@ -1,0 +1,251 @@
+"""What a run loses without being asked: workers, pods, nodes, the network, the API server."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from devcluster import cut_network, join_network, lose_node, processes, return_node
+from devcluster.layout import Layout
+from devcluster.up import up
+from tests.e2e.steady import begin, causes, finish, lost_steps, saved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from demo.kubectl import Cluster
+    from tests.live_run import LiveRun
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(400),
+    pytest.mark.usefixtures("operator"),
+]
+
+_ELASTIC = {"minReplicas": 1}
+
+_SIGNAL_WORKER = """
+import os, sys
+from pathlib import Path
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal()]
+parents = {pid: parent(pid) for pid in pids if pid != os.getpid()}
+# The first process is the agent, its child forks the workers.
+workers = [pid for pid, above in parents.items() if parents.get(above) == 1]
+os.kill(workers[0], int(sys.argv[1]))
+print(workers[0])
+"""
+
+_WAIT_FOR_STEPS = """
+import sys, time, urllib.request
+def steps():
+    with urllib.request.urlopen("http://127.0.0.1:9400/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(l.split()[-1]) for l in lines if l.startswith("modelscaling_steps_total"))
+wanted, deadline = steps() + int(sys.argv[1]), time.monotonic() + 60
+while steps() < wanted:
+    assert time.monotonic() < deadline, f"{steps()} steps, {wanted} were to be done"
+    time.sleep(0.2)
+"""
+
+
+def _signal_worker(run: LiveRun, pod: str, number: int) -> None:
+    """Send a signal to a worker process of a pod, in the pod."""
+    run.kubectl("exec", pod, "--", "python", "-c", _SIGNAL_WORKER, str(number))
+
+
+def _node_of(run: LiveRun, pod: str) -> str:
+    found = run.cluster.get("pod", pod, f"--namespace={run.namespace}")
+    return str(found["spec"]["nodeName"])
+
+
+@contextmanager
+def _no_operator(cluster: Cluster, namespace: str) -> Iterator[None]:
+    here = f"--namespace={namespace}"
+    deployment = cluster.run("kubectl", "get", "deployment", here, "--output=name").strip()
+    cluster.run("kubectl", "scale", here, deployment, "--replicas=0")
+    cluster.run("kubectl", "wait", here, "pods", "--all", "--for=delete", "--timeout=60s")
+    try:
+        yield
+    finally:
+        cluster.run("kubectl", "scale", here, deployment, "--replicas=1")
+        cluster.run("kubectl", "rollout", "status", here, deployment, "--timeout=60s")
+
+
+def _wait_for_steps(run: LiveRun, pod: str, more: int) -> None:
+    """Wait until a pod itself says that so many more steps were done."""
+    run.kubectl("exec", pod, "--", "python", "-c", _WAIT_FOR_STEPS, str(more))
+
+
+def test_a_killed_worker_is_replaced_in_its_pod(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "worker-killed")
+    before = run.pods()
+
+    _signal_worker(run, "worker-killed-0", 9)
+    run.wait_for(lambda status: causes(status) == ["WorkerReplaced"])
+    _signal_worker(run, "worker-killed-1", 9)
+    status = run.wait_for(lambda status: len(causes(status)) == 2)
+    after = run.pods()
+    finish(run, undisturbed)
+
+    assert before == after
+    assert causes(status) == ["WorkerReplaced", "WorkerReplaced"]
+    assert status["restarts"]["count"] == 2
+    assert lost_steps(status) == 0
+
+
+def test_a_killed_pod_is_done_without_until_another_is_there(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "shrinks", elastic=_ELASTIC)
+
+    run.kubectl("delete", "pod", "shrinks-0", "--grace-period=0", "--force")
+    status = finish(run, undisturbed)
+
+    assert [(r["from"], r["to"]) for r in status["rescales"]] == [("dp2", "dp1"), ("dp1", "dp2")]
+    assert lost_steps(status) == 0
+
+
+def test_a_spare_takes_the_place_of_a_killed_pod(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "spared", elastic={"spares": 1})
+    run.kubectl("wait", "pod/spared-2", "--for=condition=Ready", "--timeout=60s")
+
+    run.kubectl("delete", "pod", "spared-1", "--grace-period=0", "--force")
+    changed = run.wait_for(lambda status: len(status.get("rescales", [])) == 1)
+    status = finish(run, undisturbed)
+
+    assert float(changed["rescales"][0]["downtimeSeconds"]) < 5
+    assert lost_steps(status) == 0
+
+
+def test_a_killed_pod_costs_no_more_than_the_steps_since_the_checkpoint(
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "pod-killed", step=250, checkpoint=saved(claim))
+
+    run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
+    status = finish(run, undisturbed)
+
+    assert causes(status) == ["PodLost"]
+
+
+def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(
+        cluster,
+        run_namespace,
+        "copied",
+        step=200,
+        parallelism={"strategy": "Custom", "dataReplicate": 1},
+    )
+
+    _signal_worker(run, "copied-1", 9)
+    status = finish(run, undisturbed)
+
+    (record,) = status["rescales"]
+    assert record["source"] == "Snapshot"
+    assert record["step"] > 0
+
+
+def test_a_lost_node_is_given_up_by_the_pods_and_not_by_kubernetes(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "node-lost", elastic=_ELASTIC)
+    node = _node_of(run, "node-lost-1")
+
+    cut_network(node)
+    try:
+        shrunk = run.wait_for(lambda status: len(status.get("rescales", [])) >= 1, timeout_s=60)
+    finally:
+        join_network(node)
+    status = finish(run, undisturbed)
+
+    assert shrunk["rescales"][0]["cause"] == "NodeLost"
+    assert lost_steps(status) == 0
+
+
+def test_a_node_that_is_switched_off_takes_no_step_with_it(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "switched-off", elastic=_ELASTIC)
+    node = _node_of(run, "switched-off-0")
+
+    lose_node(node)
+    try:
+        run.wait_for(lambda status: len(status.get("rescales", [])) >= 1, timeout_s=60)
+        run.wait_for(lambda status: status.get("group", {}).get("members") == 2, timeout_s=60)
+    finally:
+        return_node(node)
+    status = finish(run, undisturbed)
+
+    assert lost_steps(status) == 0
+
+
+def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "stopped")
+
+    _signal_worker(run, "stopped-1", 19)
+    message = run.wait_for_condition("Stalled", "NoStep")
+    _signal_worker(run, "stopped-1", 18)
+    status = finish(run, undisturbed)
+
+    assert "rank 1" in message
+    assert "stopped-1" in message
+    assert lost_steps(status) == 0
+
+
+def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
+    cluster: Cluster, run_namespace: str, operator: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "alone")
+
+    with _no_operator(cluster, operator):
+        _signal_worker(run, "alone-1", 9)
+        _wait_for_steps(run, "alone-0", 100)
+    status = finish(run, undisturbed)
+
+    assert causes(status) == ["WorkerReplaced"]
+    assert lost_steps(status) == 0
+
+
+def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothing_twice(
+    cluster: Cluster, run_namespace: str, operator: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "operator-killed")
+    before = run.pods()
+
+    here = f"--namespace={operator}"
+    cluster.run("kubectl", "delete", "pods", "--all", here, "--grace-period=0", "--force")
+    run.wait_for_step(600)
+    after = run.pods()
+    status = finish(run, undisturbed)
+
+    assert before == after
+    assert status["group"]["generation"] == 1
+
+
+def test_the_api_server_and_etcd_may_restart_in_the_middle_of_a_change(
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "restarted", checkpoint=saved(claim))
+    layout = Layout.here()
+    running = processes.running(layout.home)
+
+    run.kubectl("scale", "msc/restarted", "--replicas=3")
+    processes.kill([running["kube-apiserver"], running["etcd"]])
+    up(layout)
+    status = finish(run, undisturbed)
+
+    assert status["group"]["members"] == 3
+    assert lost_steps(status) == 0
