@@ -88,7 +88,9 @@ class LiveRun:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl in the run's namespace."""
-        return self.cluster.run("kubectl", *arguments, f"--namespace={self.namespace}", stdin=stdin)
+        # First: what follows `--` is for the command in the pod.
+        here = f"--namespace={self.namespace}"
+        return self.cluster.run("kubectl", here, *arguments, stdin=stdin)
 
 
 def step_of(status: dict[str, Any]) -> int:

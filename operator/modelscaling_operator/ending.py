@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.protocol import StopMode
-from modelscaling_operator.action import Action, DeleteRun
+from modelscaling_operator.action import Action, DeletePod, DeleteRun
 from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
 from modelscaling_operator.failure import MOST_AT_ONE_STEP, Verdict
 from modelscaling_operator.winding import wind_down
@@ -33,11 +33,12 @@ def find_finisher(seen: Observation) -> Pod | None:
 
 
 def await_last_ranks(draft: Draft, finisher: Pod) -> Decision:
-    """Wait for the other pods' ends for a while, then call the run complete."""
+    """Wait for the ends of the other pods of its group for a while, then call the run complete."""
     finished = (finisher.exit.finished if finisher.exit else None) or draft.now
     waited = draft.now > finished + timedelta(seconds=LAST_RANKS_S)
-    if not waited and any(not pod.ended for pod in draft.seen.own):
-        return draft.finish(requeue_s=1)
+    outsiders = _outsiders(draft.seen)
+    if not waited and any(not pod.ended and pod not in outsiders for pod in draft.seen.own):
+        return draft.finish([DeletePod(pod=pod) for pod in outsiders], requeue_s=1)
     progress = draft.status.progress
     steps = progress.step if progress else 0
     return end_run(
@@ -115,13 +116,29 @@ def keep_after_end(draft: Draft, wish: Wish | Rejection) -> Decision:
 
 def _end_pods(draft: Draft) -> list[Action]:
     since = draft.status.completion_time or draft.now
-    return list(
-        wind_down(
+    outsiders = _outsiders(draft.seen)
+    rest = [pod for pod in draft.seen.own if pod not in outsiders]
+    return [
+        *(DeletePod(pod=pod) for pod in outsiders),
+        *wind_down(
             draft.seen,
-            draft.seen.own,
+            rest,
             mode=StopMode.SUSPEND,
             keep_ended=True,
             since=since,
             now=draft.now,
-        )
-    )
+        ),
+    ]
+
+
+def _outsiders(seen: Observation) -> list[Pod]:
+    """Return the pods beside the group, spares and newcomers: they have nothing to save or to say."""
+    group = seen.status.group
+    if group is None:
+        return []
+    inside = {*group.pods, *group.leaving}
+    return [
+        pod
+        for pod in seen.own
+        if pod.uid not in inside and not pod.ended and pod.deletion_deadline is None
+    ]

@@ -108,7 +108,10 @@ def test_a_killed_pod_is_done_without_until_another_is_there(
     run.kubectl("delete", "pod", "shrinks-0", "--grace-period=0", "--force")
     status = finish(run, undisturbed)
 
-    assert [(r["from"], r["to"]) for r in status["rescales"]] == [("dp2", "dp1"), ("dp1", "dp2")]
+    assert [(r["from"], r["to"]) for r in status["rescales"]] == [
+        ("dp2", "single"),
+        ("single", "dp2"),
+    ]
     assert lost_steps(status) == 0
 
 
@@ -116,9 +119,12 @@ def test_a_spare_takes_the_place_of_a_killed_pod(
     cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
 ) -> None:
     run = begin(cluster, run_namespace, "spared", elastic={"spares": 1})
-    run.kubectl("wait", "pod/spared-2", "--for=condition=Ready", "--timeout=60s")
+    here = f"--selector=modelscaling.dev/name={run.name}"
+    run.kubectl("wait", "pods", here, "--for=condition=Ready", "--timeout=60s")
+    members = run.get()["status"]["group"]["pods"]
+    member = next(name for name, uid in run.pods().items() if uid == members[1])
 
-    run.kubectl("delete", "pod", "spared-1", "--grace-period=0", "--force")
+    run.kubectl("delete", "pod", member, "--grace-period=0", "--force")
     changed = run.wait_for(lambda status: len(status.get("rescales", [])) == 1)
     status = finish(run, undisturbed)
 
@@ -134,7 +140,8 @@ def test_a_killed_pod_costs_no_more_than_the_steps_since_the_checkpoint(
     run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
     status = finish(run, undisturbed)
 
-    assert causes(status) == ["PodLost"]
+    assert len(causes(status)) == 1
+    assert lost_steps(status) <= 100
 
 
 def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(

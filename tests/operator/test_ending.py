@@ -8,6 +8,7 @@ import pytest
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus, RunState
 from modelscaling.exit_code import ExitCode
+from modelscaling_operator.ending import LAST_RANKS_S
 from modelscaling_operator.observation import PodPhase
 from tests.operator.runs import condition, make_world, state, trained_world
 from tests.operator.world import (
@@ -30,6 +31,20 @@ def test_a_run_trains_to_its_end_and_keeps_its_pods() -> None:
     assert world.status.progress.step == TOTAL_STEPS
     assert [pod.phase for pod in world.pods.values()] == [PodPhase.SUCCEEDED] * 2
     assert world.births == 2
+
+
+def test_a_spare_goes_when_the_run_is_complete_and_is_not_waited_for() -> None:
+    world = trained_world(replicas=2, elastic={"spares": 1})
+    while world.step < TOTAL_STEPS:
+        world.tick()
+    done = world.now
+    while world.status.completion_time is None:
+        world.tick()
+    world.run_until_quiet()
+
+    assert world.now - done < timedelta(seconds=LAST_RANKS_S)
+    assert state(world) is RunState.COMPLETE
+    assert sorted(world.pods) == ["tiny-0", "tiny-1"]
 
 
 def test_more_failures_than_allowed_fail_the_run_with_the_last_message() -> None:
