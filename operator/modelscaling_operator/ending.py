@@ -132,7 +132,7 @@ def _end_pods(draft: Draft) -> list[Action]:
 
 
 def _outsiders(seen: Observation) -> list[Pod]:
-    """Return the pods beside the group, spares and newcomers: they have nothing to save or to say."""
+    """Return the live pods beside the group: spares and newcomers have nothing to save."""
     group = seen.status.group
     if group is None:
         return []

@@ -69,6 +69,8 @@ class Pod:
     node: str = ""
     """The node that it is bound to; empty before it is."""
     address: str | None = None
+    is_ready: bool = False
+    """Whether its workers have warmed up: the last word of its kubelet, which may be gone."""
     deletion_deadline: datetime | None = None
     """When the kubelet should have ended it; None unless it is being deleted."""
     disruption: str | None = None
@@ -191,6 +193,10 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         deletion_deadline=datetime.fromisoformat(deletion) if deletion else None,
         disruption=_disruption(status),
         exit=_exit(container, status),
+        is_ready=any(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for condition in status.get("conditions") or []
+        ),
         obstacle=_obstacle(metadata["name"], status),
     )
 

@@ -31,8 +31,8 @@ question takes, so that a moment in which the operator itself was busy takes no 
 KUBELET_S = 10
 """Seconds in which the kubelet says how a pod ended whose machine refuses connections to it."""
 UNWITNESSED_S = 20
-"""Seconds without any answer, not even a refusal as of a pod that starts, after which a pod that
-nobody is in touch with is given up."""
+"""Seconds without any answer, save the refusals of a pod that starts, after which a pod that nobody
+is in touch with is given up."""
 
 _ABLE = frozenset({AgentState.WARM, AgentState.FORMING, AgentState.TRAINING})
 _ENDING = frozenset({AgentState.STOPPING, AgentState.ENDED})
@@ -90,10 +90,14 @@ def _unwitnessed(seen: Observation, now: datetime) -> frozenset[str]:
     is_broken_up = group is not None and group.broken == Reason.NODE_LOST
     told = frozenset((*group.pods, *group.leaving) if group and not is_broken_up else ())
     limit = timedelta(seconds=UNWITNESSED_S)
+    answers = ((pod, seen.agents.get(pod.uid)) for pod in seen.own if pod.uid not in told)
     return frozenset(
-        uid
-        for uid, answer in seen.agents.items()
-        if uid not in told and _is_unheard(answer) and now >= answer.since + limit
+        pod.uid
+        for pod, answer in answers
+        if isinstance(answer, Silence)
+        # A kubelet that is there would say that what was ready has ended.
+        and (not answer.is_refusal or pod.is_ready)
+        and now >= answer.since + limit
     )
 
 

@@ -143,6 +143,13 @@ _OUTSIDE = {"uid": "pod-new"}
             id="an outsider that still starts",
         ),
         pytest.param(
+            {**_OUTSIDE, "is_ready": True},
+            silence(UNWITNESSED_S, refusal=True),
+            says(0),
+            Presence.LOST,
+            id="an outsider that was ready, its kubelet says nothing",
+        ),
+        pytest.param(
             _OUTSIDE,
             silence(300),
             silence(300),
