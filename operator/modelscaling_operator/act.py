@@ -64,7 +64,7 @@ class Actor:
                 case CreatePods():
                     refusal = await self._create(wish, action, now)
                 case DeletePod():
-                    await self._objects.delete_pod(action.pod, force=action.force)
+                    await self._objects.delete_pod(action.pod, grace_s=action.grace_s)
                 case Assign() | Stop():
                     await self.tell([action])
                 case DeleteRun():

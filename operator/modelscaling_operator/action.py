@@ -20,13 +20,19 @@ class CreatePods:
     """Nodes that were just lost, which the scheduler does not know yet."""
 
 
+NOTHING_TO_SAVE_S = 2
+"""Grace of a pod that is in no group. One that just starts does not hear that it is to end, and
+would take all of its own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletePod:
     """Delete this very pod (by its UID)."""
 
     pod: Pod
-    force: bool = False
-    """Without waiting for a kubelet that does not answer."""
+    grace_s: int | None = None
+    """Seconds that its processes have to end by themselves; 0 does not wait for the kubelet either,
+    which may not answer, and None leaves what the pod itself says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

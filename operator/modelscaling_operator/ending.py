@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.protocol import StopMode
-from modelscaling_operator.action import Action, DeletePod, DeleteRun
+from modelscaling_operator.action import NOTHING_TO_SAVE_S, Action, DeletePod, DeleteRun
 from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
 from modelscaling_operator.failure import MOST_AT_ONE_STEP, Verdict
 from modelscaling_operator.winding import wind_down
@@ -36,9 +36,9 @@ def await_last_ranks(draft: Draft, finisher: Pod) -> Decision:
     """Wait for the ends of the other pods of its group for a while, then call the run complete."""
     finished = (finisher.exit.finished if finisher.exit else None) or draft.now
     waited = draft.now > finished + timedelta(seconds=LAST_RANKS_S)
-    outsiders = _outsiders(draft.seen)
-    if not waited and any(not pod.ended and pod not in outsiders for pod in draft.seen.own):
-        return draft.finish([DeletePod(pod=pod) for pod in outsiders], requeue_s=1)
+    told = [pod for pod in (*draft.seen.members, *draft.seen.leavers) if pod]
+    if not waited and any(not pod.ended for pod in told):
+        return draft.finish(_delete_outsiders(draft.seen), requeue_s=1)
     progress = draft.status.progress
     steps = progress.step if progress else 0
     return end_run(
@@ -116,13 +116,13 @@ def keep_after_end(draft: Draft, wish: Wish | Rejection) -> Decision:
 
 def _end_pods(draft: Draft) -> list[Action]:
     since = draft.status.completion_time or draft.now
-    outsiders = _outsiders(draft.seen)
-    rest = [pod for pod in draft.seen.own if pod not in outsiders]
+    deleted = _delete_outsiders(draft.seen)
+    outsiders = [action.pod for action in deleted]
     return [
-        *(DeletePod(pod=pod) for pod in outsiders),
+        *deleted,
         *wind_down(
             draft.seen,
-            rest,
+            [pod for pod in draft.seen.own if pod not in outsiders],
             mode=StopMode.SUSPEND,
             keep_ended=True,
             since=since,
@@ -131,14 +131,14 @@ def _end_pods(draft: Draft) -> list[Action]:
     ]
 
 
-def _outsiders(seen: Observation) -> list[Pod]:
-    """Return the live pods beside the group: spares and newcomers have nothing to save."""
+def _delete_outsiders(seen: Observation) -> list[DeletePod]:
+    """Return what deletes the live pods beside the group: spares and newcomers."""
     group = seen.status.group
     if group is None:
         return []
     inside = {*group.pods, *group.leaving}
     return [
-        pod
+        DeletePod(pod=pod, grace_s=NOTHING_TO_SAVE_S)
         for pod in seen.own
         if pod.uid not in inside and not pod.ended and pod.deletion_deadline is None
     ]

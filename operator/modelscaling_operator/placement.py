@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import StopMode
-from modelscaling_operator.action import CreatePods, DeletePod
+from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import Presence
@@ -45,10 +45,10 @@ def spent_pods(
     wait = retry_time(seen.status.restarts)
     for pod in seen.own:
         if present[pod.uid] is Presence.LOST:
-            yield DeletePod(pod=pod, force=True)
+            yield DeletePod(pod=pod, grace_s=0)
         elif pod.deletion_deadline is not None:
             if stuck(pod, now):
-                yield DeletePod(pod=pod, force=True)
+                yield DeletePod(pod=pod, grace_s=0)
         elif is_failed(pod):
             if wait is None or now >= wait:
                 yield DeletePod(pod=pod)
@@ -67,7 +67,7 @@ def leaving_pods(
     handing = {pod.uid for pod in seen.leavers if pod}
     members = frozenset(group.pods if group else ())
     unwanted = [pod for pod in roles.surplus if pod.uid not in members | handing]
-    yield from (DeletePod(pod=pod) for pod in unwanted)
+    yield from (DeletePod(pod=pod, grace_s=NOTHING_TO_SAVE_S) for pod in unwanted)
     if group is None or not group.trained:
         return
     left = [pod for pod in seen.leavers if pod and not pod.ended]

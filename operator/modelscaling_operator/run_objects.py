@@ -98,7 +98,7 @@ class RunObjects:
             if isinstance(result, BaseException):
                 raise result
 
-    async def delete_pod(self, pod: Pod, *, force: bool) -> None:
+    async def delete_pod(self, pod: Pod, *, grace_s: int | None) -> None:
         """Delete this very pod. One whose containers have ended leaves at once."""
         try:
             await self._kube.delete(
@@ -106,7 +106,7 @@ class RunObjects:
                 self._run.namespace,
                 pod.name,
                 uid=pod.uid,
-                grace_period_s=0 if force or pod.ended else None,
+                grace_period_s=0 if pod.ended else grace_s,
             )
         except (NotFoundError, ConflictError):
             _logger.debug("pod is gone already", extra={"pod": pod.name})

@@ -47,7 +47,7 @@ def wind_down(
         agent = seen.agent(pod)
         if pod.deletion_deadline is not None:
             if stuck(pod, now):
-                yield DeletePod(pod=pod, force=True)
+                yield DeletePod(pod=pod, grace_s=0)
         elif pod.ended:
             if not keep_ended:
                 yield DeletePod(pod=pod)

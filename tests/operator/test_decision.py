@@ -205,7 +205,7 @@ def test_a_pod_stuck_in_deletion_is_forced() -> None:
     stuck = replace(world.live_pods()[1], deletion_deadline=world.now - timedelta(seconds=11))
     world.pods[stuck.name] = stuck
 
-    assert DeletePod(pod=stuck, force=True) in world.decide().actions
+    assert DeletePod(pod=stuck, grace_s=0) in world.decide().actions
 
 
 def test_a_bad_spec_starts_nothing_and_says_why() -> None:

@@ -52,7 +52,7 @@ def test_a_lost_node_is_given_up_and_its_pod_replaced_elsewhere_at_once() -> Non
 
     world.tick()
 
-    assert world.actions[-1] == DeletePod(pod=lost, force=True)
+    assert world.actions[-1] == DeletePod(pod=lost, grace_s=0)
     (create,) = (action for action in world.actions if isinstance(action, CreatePods))
     assert create.indexes == (2,)
     assert state(world) is RunState.RESTARTING

@@ -306,8 +306,8 @@ class World:
             case CreatePods(indexes=indexes, image=image):
                 for index in indexes:
                     self.create(index, image)
-            case DeletePod(pod=pod, force=force):
-                self.delete(pod, force=force)
+            case DeletePod(pod=pod, grace_s=grace_s):
+                self.delete(pod, force=grace_s == 0)
             case Assign(assignment=assignment, pods=pods):
                 for pod in pods:
                     if self._reaches(pod):
