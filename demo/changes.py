@@ -30,12 +30,17 @@ def _is_whole(status: Mapping[str, Any]) -> bool:
 
 
 def changes_of(name: str) -> tuple[Change, ...]:
-    """Return the demo's changes: one more pod, another strategy, a pod lost."""
-    sharded = {"spec": {"parallelism": {"strategy": "Custom", "dataReplicate": 1}}}
-    patch = ("patch", "modelscaling", name, "--type=merge", f"--patch={json.dumps(sharded)}")
+    """Return the demo's changes: one more pod, another strategy on yet one more, a pod lost of which
+    the others have everything.
+    """
+    hybrid = {"replicas": 4, "parallelism": {"strategy": "Custom", "dataReplicate": 2}}
+    patch = json.dumps({"spec": hybrid})
     return (
         Change(step=50, arguments=("scale", f"modelscaling/{name}", "--replicas=3")),
-        Change(step=110, arguments=patch),
+        Change(
+            step=110,
+            arguments=("patch", "modelscaling", name, "--type=merge", f"--patch={patch}"),
+        ),
         Change(step=170, arguments=("delete", "pod", f"{name}-1", "--grace-period=0", "--force")),
     )
 
