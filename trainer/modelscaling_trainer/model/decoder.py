@@ -2,7 +2,8 @@
 
 Parameters have the names and meanings of Hugging Face's Llama without the prefix `model.`, so
 weights can go either way, and logits agree. Weights are kept in float32 and turned to the compute
-type where they are used; norms, the rotary tables and the loss are computed in float32.
+type where they are used; norms, the rotary tables and the loss are computed in float32, and norms
+in float64 where that is the compute type.
 
 A decoder may be one pipeline stage: some of the layers, under the same names.
 
@@ -64,7 +65,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Return the normed input in its own type."""
-        normed = F.rms_norm(x_BTE.float(), x_BTE.shape[-1:], self.weight.float(), self._epsilon)
+        wide = torch.promote_types(x_BTE.dtype, torch.float32)
+        normed = F.rms_norm(
+            x_BTE.to(wide), x_BTE.shape[-1:], self.weight.to(wide), self._epsilon
+        )
         return normed.to(x_BTE.dtype)
 
 
