@@ -17,6 +17,7 @@ from tests.growth.growing import (
     relative_difference,
     small_shapes,
 )
+from tests.growth.in_order import InOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 BITWISE: dict[str, Callable[[ModelShape, int], dict[str, Any]]] = {
     "layers": lambda s, n: {"layers": s.layers + n},
-    "feed-forward": lambda s, n: {"feed_forward_size": s.feed_forward_size + 3 * n},
+    "feed-forward": lambda s, n: {"feed_forward_size": s.feed_forward_size + 16 * n},
     "groups": lambda s, n: {
         "heads": s.heads // s.kv_heads * (s.kv_heads + n),
         "kv_heads": s.kv_heads + n,
     },
     "query heads per group": lambda s, n: {"heads": s.heads + s.kv_heads * n},
     "KV heads repeated": lambda s, _: {"kv_heads": s.heads},
-    "KV heads repeated beside more query heads": lambda s, n: {
-        "heads": s.heads * 2 * n,
-        "kv_heads": s.kv_heads * n,
+    "everything of the heads": lambda s, n: {
+        "heads": -(-s.heads // s.kv_heads // 2) * (2 * s.kv_heads + n),
+        "kv_heads": 2 * s.kv_heads + n,
     },
     "vocabulary": lambda s, n: {"vocabulary_size": s.vocabulary_size + 5 * n},
     "context": lambda s, n: {"context_length": s.context_length + 7 * n},
@@ -48,11 +49,42 @@ def test_logits_do_not_change_in_a_single_bit(
     change: Callable[[ModelShape, int], dict[str, Any]], small: ModelShape, amount: int
 ) -> None:
     growth = plan(small, **change(small, amount))
-    old, new = logits_before_and_after(growth, torch.float32)
+    with InOrder():
+        old, new = logits_before_and_after(growth, torch.float32)
 
     assert growth.exactness is Exactness.BITWISE
     assert old.abs().max() > 0
     assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("change", BITWISE.values(), ids=BITWISE.keys())
+def test_the_librarys_products_keep_the_bits_at_usual_sizes(
+    change: Callable[[ModelShape, int], dict[str, Any]], *, is_tied: bool
+) -> None:
+    small = make_shape(
+        hidden_size=64,
+        heads=8,
+        kv_heads=2,
+        feed_forward_size=384,
+        vocabulary_size=256,
+        context_length=32,
+        tied_embeddings=is_tied,
+    )
+    old, new = logits_before_and_after(plan(small, **change(small, 2)), torch.float32)
+
+    assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("change", BITWISE.values(), ids=BITWISE.keys())
+@settings(deadline=None, max_examples=12)
+@given(small=small_shapes(), amount=st.integers(1, 4))
+def test_at_any_size_the_librarys_products_differ_by_no_more_than_rounding(
+    change: Callable[[ModelShape, int], dict[str, Any]], small: ModelShape, amount: int
+) -> None:
+    old, new = logits_before_and_after(plan(small, **change(small, amount)), torch.float64)
+
+    assert relative_difference(old, new) <= 1e-12
 
 
 @pytest.mark.parametrize(

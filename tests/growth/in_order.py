@@ -1,0 +1,43 @@
+"""Matrix products that are summed in the order of their inner axis, whatever their size.
+
+A library picks its kernel by the sizes, and a kernel may sum in another order: then zeros between
+the same numbers do change bits. MKL on AVX-512, for one, has other orders for fewer than 4 rows,
+for fewer than 16 columns, and for inner axes between 193 and 383, which it cuts in halves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class InOrder(TorchFunctionMode):
+    """While it is entered, products are computed in order."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if function is F.linear:
+            return _product(args[0], args[1].t())
+        if function is torch.bmm:
+            return _product(args[0], args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    total = left.new_zeros(*left.shape[:-1], right.shape[-1])
+    for index in range(left.shape[-1]):
+        total += left[..., index, None] * right[..., index, None, :]
+    return total
