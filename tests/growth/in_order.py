@@ -1,8 +1,10 @@
-"""Matrix products that are summed in the order of their inner axis, whatever their size.
+"""Arithmetic that is the same whatever the size: products are summed in the order of their inner
+axis, and each element of an activation is computed alike.
 
 A library picks its kernel by the sizes, and a kernel may sum in another order: then zeros between
 the same numbers do change bits. MKL on AVX-512, for one, has other orders for fewer than 4 rows,
 for fewer than 16 columns, and for inner axes between 193 and 383, which it cuts in halves.
+And torch's SiLU takes another exponential for the elements that do not fill a vector.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class InOrder(TorchFunctionMode):
-    """While it is entered, products are computed in order."""
+    """While it is entered, the decoder computes so."""
 
     def __torch_function__(
         self,
@@ -33,6 +35,8 @@ class InOrder(TorchFunctionMode):
             return _product(args[0], args[1].t())
         if function is torch.bmm:
             return _product(args[0], args[1])
+        if function is F.silu:
+            return args[0] / (1 + torch.exp(-args[0]))
         return function(*args, **(kwargs or {}))
 
 
