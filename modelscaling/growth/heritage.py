@@ -5,7 +5,6 @@ settings are multiplied.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING
 
 from modelscaling.growth.tensor_growth import Kind
@@ -39,16 +38,19 @@ class Heritage:
     epsilon: float = 1.0
 
     @property
-    def born(self) -> int | None:
-        """When all of it was born; None where its entries differ in age, or there are none."""
-        first = [min((age.born for age in ages), default=0) for ages in self.axes]
-        last = [max((age.born for age in ages), default=0) for ages in self.axes]
-        return max(last) if max(first) == max(last) and self.size else None
+    def oldest(self) -> int:
+        """When the first of its entries were born."""
+        return max(min((age.born for age in ages), default=0) for ages in self.axes)
 
     @property
-    def size(self) -> int:
-        """The number of entries."""
-        return prod(sum(age.length for age in ages) for ages in self.axes)
+    def youngest(self) -> int:
+        """When the last of its entries were born."""
+        return max(max((age.born for age in ages), default=0) for ages in self.axes)
+
+    @property
+    def has_mixed_ages(self) -> bool:
+        """Whether its entries differ in age; one without entries does not."""
+        return all(self.axes) and self.oldest != self.youngest
 
     def within(self, region: Region) -> Heritage:
         """Return that of a block."""
