@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.alias_generators import to_camel
 
-from modelscaling.api.model import ModelSpec
 from modelscaling.api.validation import InvalidSpecError, parse_model
 from modelscaling.cli.error import UsageError, invalid
 from modelscaling.cli.resource import model_scalings, read_documents
-from modelscaling.cli.setting import field_types, parse_value
+from modelscaling.cli.setting import parse_shape
 from modelscaling.preset import PRESETS
 from modelscaling.quantity import format_quantity
 from modelscaling.resolve import BYTE_VOCABULARY, resolve_shape
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the model's numbers."""
     where, fields = _fields(options)
     if options.context:
-        fields = {**fields, **_pair(f"contextLength={options.context}", "--context")}
+        fields = {**fields, **parse_shape(f"contextLength={options.context}", "--context")}
     try:
         shape = resolve_shape(parse_model(fields), default_vocabulary=BYTE_VOCABULARY)
     except InvalidSpecError as error:
@@ -74,25 +73,13 @@ def _fields(options: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
     if options.preset:
         return "--preset", {_PRESET: options.preset}
     if options.shape:
-        pairs = [_pair(pair, "--shape") for pair in options.shape.split(",")]
-        return "--shape", {name: value for pair in pairs for name, value in pair.items()}
+        return "--shape", parse_shape(options.shape, "--shape")
     document = model_scalings(options.file, read_documents(options.file))[0]
     spec = document.get("spec")
     model = spec.get("model") if isinstance(spec, dict) else None
     if not isinstance(model, dict):
         raise UsageError(f"{options.file}: spec.model: is required; set it")
     return options.file, model
-
-
-def _pair(pair: str, what: str) -> dict[str, object]:
-    """Return one `name=value` of a shape."""
-    name, separator, text = pair.partition("=")
-    types = field_types(ModelSpec, name)
-    if not separator or types is None or name == _PRESET:
-        known = [str(info.alias) for info in ModelSpec.model_fields.values()]
-        known.remove(_PRESET)
-        raise UsageError(f"{what}: {pair!r} is not NAME=VALUE with NAME one of {', '.join(known)}")
-    return {name: parse_value(types, text, what)}
 
 
 def _as_json(shape: ModelShape) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class Lineage:
         ]
 
 
+NO_LINEAGE = Lineage()
+
+
 def lineage_from_json(value: Sequence[dict[str, Any]]) -> Lineage:
     """Return the lineage that `to_json` was given.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from modelscaling.growth.lineage import NO_LINEAGE, Lineage, lineage_from_json
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""The version of the format; a newer one is refused."""
+FORMAT = 3
+"""The version of the format; a newer one is refused. Version 2 had no lineage."""
 _DESCRIPTION = "checkpoint.json"
 
 
@@ -56,6 +57,8 @@ class Checkpoint:
     model: dict[str, Any]
     """The shape of its model, by field."""
     tensors: Mapping[str, StoredTensor]
+    lineage: Lineage = NO_LINEAGE
+    """The models that its model was grown from."""
 
     def load(self, shards: Mapping[str, Shard]) -> None:
         """Fill tensors in place, by their names; reads no more than what they hold.
@@ -137,6 +140,11 @@ def find(directory: Path, step: int) -> Checkpoint | None:
     return read(directory / name_of(step))
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory has what makes a checkpoint, torn or not."""
+    return (path / _DESCRIPTION).is_file()
+
+
 def read(path: Path) -> Checkpoint | None:
     """Return the checkpoint at `path`, or None where it is torn.
 
@@ -152,6 +160,7 @@ def read(path: Path) -> Checkpoint | None:
             counters=Counters(**description["counters"]),
             model=description["model"],
             tensors=from_json(description["tensors"]),
+            lineage=lineage_from_json(description.get("lineage", [])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("skipping the torn checkpoint %s: %r", path, error)
@@ -198,6 +207,7 @@ def write_description(
     shape: ModelShape,
     files: Sequence[str],
     tensors: Mapping[str, StoredTensor],
+    lineage: Lineage = NO_LINEAGE,
 ) -> None:
     """Write what makes the files in a directory a checkpoint, and return when the names of all
     are on the disk.
@@ -209,6 +219,7 @@ def write_description(
         "format": FORMAT,
         "counters": asdict(counters),
         "model": asdict(shape),
+        "lineage": lineage.to_json(),
         "files": {name: (path / name).stat().st_size for name in files},
         "tensors": to_json(tensors),
     }
