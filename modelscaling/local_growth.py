@@ -1,4 +1,4 @@
-"""What the command line hands to the trainer to grow a checkpoint, as JSON on its standard input."""
+"""What the command line hands to the trainer to grow a checkpoint: JSON on its standard input."""
 
 from __future__ import annotations
 

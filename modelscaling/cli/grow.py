@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=[mode.value for mode in GrowthMode],
         default=GrowthMode.PRESERVE.value,
-        help="Preserve (the default): the model computes the same, or is refused. Stack: layers are "
-        "stacked naively, and head size and rotary base may change; the loss jumps",
+        help="Preserve (the default): the model computes the same, or is refused. Stack: layers "
+        "are stacked naively, head size and rotary base may change, and the loss jumps",
     )
     parser.add_argument(
         "--check",

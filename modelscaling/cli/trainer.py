@@ -1,4 +1,6 @@
-"""Commands that the trainer does: this process becomes it, as the command line never imports torch."""
+"""Commands that the trainer carries out: this process becomes it, as the command line never imports
+torch.
+"""
 
 from __future__ import annotations
 

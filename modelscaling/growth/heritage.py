@@ -62,9 +62,7 @@ class Heritage:
 
     def grown(self, growth: TensorGrowth, step: int) -> Heritage:
         """Return that of the tensor which comes from this one by a growth after `step`."""
-        axes = [
-            _grown(ages, axis, step) for ages, axis in zip(self.axes, growth.axes, strict=True)
-        ]
+        axes = [_grown(ages, axis, step) for ages, axis in zip(self.axes, growth.axes, strict=True)]
         if not growth.carries_moments:
             axes[0] = (Age(growth.axes[0].after, step),)
         return Heritage(

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log, sqrt
+from typing import TYPE_CHECKING
 
 from modelscaling.growth.axis import Fill, all_new
 from modelscaling.growth.dimensions import INTO_RESIDUAL, Dimension, axes_of, fill_of
 from modelscaling.growth.mode import Exactness
 from modelscaling.growth.step import Growth, GrowthStep, Run, along
-from modelscaling.growth.tensor_growth import TensorGrowth
 from modelscaling.layout import FINAL_NORM, HEAD, weights
-from modelscaling.shape import ModelShape
+
+if TYPE_CHECKING:
+    from modelscaling.growth.tensor_growth import TensorGrowth
+    from modelscaling.shape import ModelShape
 
 _LAYER = "layers."
 

@@ -38,7 +38,7 @@ class GrowthStep:
     growth: Growth
 
 
-def along(  # noqa: PLR0913 - one recipe has all of them
+def along(
     shape: ModelShape,
     runs: Mapping[Dimension, Iterable[Run]],
     *,

@@ -94,7 +94,9 @@ class TensorGrowth:
         found = [box for box in boxes if box is not None]
         if len(found) < len(boxes):
             return None
-        return Region(tuple(start for start, _ in found), tuple(end - start for start, end in found))
+        return Region(
+            tuple(start for start, _ in found), tuple(end - start for start, end in found)
+        )
 
 
 def unchanged_tensor(name: str, shape: tuple[int, ...]) -> TensorGrowth:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,9 +98,7 @@ def grown(
                 kind,
                 source=None if held is None else old[held.within(_whole(old))].clone(),
                 held=held,
-                fresh=lambda name=name, target=target: fresh_values(
-                    name, target, seed=SEED, layers=growth.shape.layers
-                ),
+                fresh=partial(fresh_values, name, target, seed=SEED, layers=growth.shape.layers),
             )
             found[f"{kind}.{name}"] = target.tensor
     return found

@@ -89,9 +89,7 @@ def test_weights_and_moments_grow_and_the_lineage_is_kept(run: Path, tmp_path: P
     assert done.checkpoint == written.path == tmp_path / "larger/step-00000020"
     assert written.counters == COUNTERS
     assert written.lineage == Lineage().grown(SHAPE, step=20, mode=GrowthMode.PRESERVE)
-    expected = plan(
-        SHAPE, layers=3, hidden_size=31, heads=6, kv_heads=3, feed_forward_size=50
-    )
+    expected = plan(SHAPE, layers=3, hidden_size=31, heads=6, kv_heads=3, feed_forward_size=50)
     assert written.model == asdict(expected.shape)
     state, whole = load(written), grown(make_state(SHAPE), expected)
     assert state.keys() == whole.keys()
@@ -124,7 +122,8 @@ def test_a_text_tells_how_far_the_models_are_apart(run: Path, tmp_path: Path) ->
         make_work(run, tmp_path / "c", check=text, mode=GrowthMode.STACK, shape={"layers": 4})
     ).comparison
 
-    assert kept and stacked
+    assert kept
+    assert stacked
     assert kept.tokens == stacked.tokens == 28 * 16
     assert 0 <= kept.largest_difference <= 2e-5 * kept.largest_logit
     assert kept.loss_after == pytest.approx(kept.loss_before, rel=1e-5)

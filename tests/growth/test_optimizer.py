@@ -56,7 +56,9 @@ def test_every_entry_is_trained_as_if_it_were_alone() -> None:
 
 def test_the_first_step_of_a_new_entry_is_one_learning_rate_long() -> None:
     weight = torch.zeros(5, 5)
-    optimizer = AdamW({"w": weight}, SETTINGS, {"w": Heritage(axes=((Age(4, 0), Age(1, 900)), (Age(5, 0),)))})
+    optimizer = AdamW(
+        {"w": weight}, SETTINGS, {"w": Heritage(axes=((Age(4, 0), Age(1, 900)), (Age(5, 0),)))}
+    )
     optimizer.set_steps(900)
     optimizer.step({"w": torch.ones(5, 5)})
 
@@ -79,7 +81,10 @@ def test_a_weight_of_one_age_has_steps_of_its_own() -> None:
 @pytest.mark.parametrize(("steps", "is_plain"), [(300, False), (30_000, True)])
 def test_ages_that_no_longer_matter_are_forgotten(steps: int, *, is_plain: bool) -> None:
     mixed, plain = torch.ones(5, 5), torch.ones(5, 5)
-    optimizer, reference = AdamW({"w": mixed}, SETTINGS, {"w": MIXED}), AdamW({"w": plain}, SETTINGS)
+    optimizer, reference = (
+        AdamW({"w": mixed}, SETTINGS, {"w": MIXED}),
+        AdamW({"w": plain}, SETTINGS),
+    )
     for one in (optimizer, reference):
         one.set_steps(steps)
         one.step({"w": make_gradient(1, dtype=torch.float32)})

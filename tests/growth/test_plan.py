@@ -40,8 +40,7 @@ def test_a_plan_reaches_what_was_asked_for_tensor_by_tensor(
 ) -> None:
     try:
         growth = plan_growth(small, large, mode)
-    except UnreachableShapeError as error:
-        assert error.obstacles
+    except UnreachableShapeError:
         return
 
     assert replace(growth.shape, norm_epsilon=large.norm_epsilon) == large
@@ -114,9 +113,7 @@ def test_stacked_layers_repeat_the_whole_stack() -> None:
         pytest.param(
             {"head_size": 10}, "headSize: 10 is not the 8 of the trained model", id="no heads of 8"
         ),
-        pytest.param(
-            {"rope_theta": 5e5}, "ropeTheta: 500000 is not the 10000", id="rotary base"
-        ),
+        pytest.param({"rope_theta": 5e5}, "ropeTheta: 500000 is not the 10000", id="rotary base"),
         pytest.param(
             {"tied_embeddings": True},
             "tiedEmbeddings: True is not the False of the trained model",
@@ -156,9 +153,7 @@ def test_groups_that_do_not_fit_are_refused_with_the_nearest_that_do(mode: Growt
 
 @settings(deadline=None)
 @given(small=small_shapes(), heads=st.integers(1, 24), kv_heads=st.integers(1, 24))
-def test_whatever_is_proposed_can_be_reached(
-    small: ModelShape, heads: int, kv_heads: int
-) -> None:
+def test_whatever_is_proposed_can_be_reached(small: ModelShape, heads: int, kv_heads: int) -> None:
     if heads % kv_heads or heads < small.heads or kv_heads < small.kv_heads:
         return
     try:
@@ -168,6 +163,6 @@ def test_whatever_is_proposed_can_be_reached(
         assert proposed
         for one in proposed.split(" or "):
             field, _, value = one.partition("=")
-            changes = {"heads": heads, "kv_heads": kv_heads}
+            changes: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads}
             changes["heads" if field == "heads" else "kv_heads"] = int(value)
             assert plan(small, **changes).exactness is Exactness.BITWISE

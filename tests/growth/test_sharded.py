@@ -31,9 +31,7 @@ MESHES = (
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize(
-    "hidden_size", [48, 26], ids=["hidden size cloned", "hidden size padded"]
-)
+@pytest.mark.parametrize("hidden_size", [48, 26], ids=["hidden size cloned", "hidden size padded"])
 def test_every_shard_is_bitwise_what_the_whole_has_there(
     mesh: Mesh, hidden_size: int, *, is_tied: bool
 ) -> None:

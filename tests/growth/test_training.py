@@ -38,12 +38,9 @@ GREW_AT = 5
 def gradients(state: dict[str, Tensor], shape: ModelShape, ids: Tensor) -> dict[str, Tensor]:
     decoder = make_decoder(state, shape)
     logits = decoder(ids[:, :-1]).flatten(0, 1)
-    F.cross_entropy(logits, ids[:, 1:].flatten()).backward()
-    found = {}
-    for name, parameter in decoder.weights().items():
-        assert parameter.grad is not None
-        found[name] = parameter.grad
-    return found
+    parameters = decoder.weights()
+    loss = F.cross_entropy(logits, ids[:, 1:].flatten())
+    return dict(zip(parameters, torch.autograd.grad(loss, [*parameters.values()]), strict=True))
 
 
 def train(

@@ -127,13 +127,13 @@ class AdamW:
             step += 1  # noqa: PLW2901 - in place
 
     def _weight_decay(self, group: _Group) -> float:
-        return self._settings.weight_decay * group.kind.weight_decay if group.kind.is_matrix else 0.0
+        return (
+            self._settings.weight_decay * group.kind.weight_decay if group.kind.is_matrix else 0.0
+        )
 
     def _ages_matter(self, group: _Group) -> bool:
         return any(
-            mixed_ages.ages_matter(
-                self._heritage[name], self._steps, self._settings, weight.dtype
-            )
+            mixed_ages.ages_matter(self._heritage[name], self._steps, self._settings, weight.dtype)
             for name, weight in group.weights.items()
         )
 

@@ -47,7 +47,9 @@ def write_grown(
     """
     growth = plan.growth()
     tensors = {(kind, name): tensor for kind in Kind for name, tensor in growth.items()}
-    blocks = {_block(source, kind, name, tensor): (kind, name) for (kind, name), tensor in tensors.items()}
+    blocks = {
+        _block(source, kind, name, tensor): (kind, name) for (kind, name), tensor in tensors.items()
+    }
     ordered = in_file_order(list(blocks))
 
     def contents() -> Iterator[memoryview]:
@@ -128,4 +130,4 @@ def _grown(
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data

@@ -55,7 +55,8 @@ def grow_into(
             drawn = drawn or [fresh()]
             block.copy_(drawn[0][place])
         else:
-            assert source is not None and held is not None, f"nothing is held of {growth.source}"
+            assert source is not None
+            assert held is not None
             if fill is Fill.MEAN:
                 block.copy_(_mean(source[(slice(None), *_index(spans, held)[1:])]))
             else:

@@ -2,8 +2,8 @@
 
 Adam divides its moments by 1 − βᵗ, as they began at 0. An entry that is new in an old tensor has
 its own t: with the tensor's, its first step would be (1 − β₁) / √(1 − β₂) learning rates long, 3.16
-of them for β = (0.9, 0.999), and not one. The fused kernel knows one t a tensor, so such a tensor takes plain
-products here, three times as slow, for as long as ages make a difference.
+of them for β = (0.9, 0.999), and not one. The fused kernel knows one t a tensor, so such a tensor
+takes plain operations here, which are slower, for as long as ages make a difference.
 """
 
 from __future__ import annotations

@@ -165,11 +165,12 @@ def _as_text(grown: Grown) -> str:
         f"parameters {plan.before.parameters():,} to {plan.shape.parameters():,}",
     ]
     if comparison:
-        lines += [
+        difference = (
             f"largest logit difference {comparison.largest_difference:.3g} of logits up to "
-            f"{comparison.largest_logit:.3g}, over {comparison.tokens} tokens",
-            f"loss {comparison.loss_before:.6f} before, {comparison.loss_after:.6f} after",
-        ]
+            f"{comparison.largest_logit:.3g}, over {comparison.tokens} tokens"
+        )
+        loss = f"loss {comparison.loss_before:.6f} before, {comparison.loss_after:.6f} after"
+        lines += [difference, loss]
     return "\n".join([*lines, f"wrote {grown.checkpoint}"])
 
 

@@ -66,9 +66,7 @@ class RMSNorm(nn.Module):
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Return the normed input in its own type."""
         wide = torch.promote_types(x_BTE.dtype, torch.float32)
-        normed = F.rms_norm(
-            x_BTE.to(wide), x_BTE.shape[-1:], self.weight.to(wide), self._epsilon
-        )
+        normed = F.rms_norm(x_BTE.to(wide), x_BTE.shape[-1:], self.weight.to(wide), self._epsilon)
         return normed.to(x_BTE.dtype)
 
 
