@@ -24,6 +24,8 @@ class LocalGrowth(Message):
     mode: GrowthMode
     seed: int
     """Of the draws that new entries begin with."""
+    noise: float
+    """That breaks the symmetry of a hidden size that is cloned; 0 for none."""
     check: Path | None
     """A text that both models are to be compared on."""
     tokenizer: Path | None

@@ -62,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="of what new entries are drawn from"
     )
     parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="break the symmetry of a hidden size that is cloned by noise, relative to the weights "
+        "(0.3 is usual), that cancels: the model computes the same, and trains otherwise",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="write one object of JSON to standard output"
     )
 
@@ -97,6 +105,7 @@ def resolve(options: argparse.Namespace) -> LocalGrowth:
         shape=shape,
         mode=GrowthMode(options.mode),
         seed=options.seed,
+        noise=options.noise,
         check=options.check,
         tokenizer=options.tokenizer,
         is_json=options.json,

@@ -79,8 +79,12 @@ class GrowthPlan:
         return composed([step.growth for step in self.steps], self.before)
 
 
-def plan_growth(small: ModelShape, large: ModelShape, mode: GrowthMode) -> GrowthPlan:
+def plan_growth(
+    small: ModelShape, large: ModelShape, mode: GrowthMode, *, noise: float = 0.0
+) -> GrowthPlan:
     """Return the steps from one shape to another; none where they are the same.
+
+    `noise` breaks the symmetry of a hidden size that is cloned (see TensorGrowth.noise).
 
     The epsilon of the norms is not declared but follows; that of `large` is not looked at. A plan
     is a part of the checkpoint format: a grown checkpoint names its shapes, and what is known of
@@ -94,7 +98,10 @@ def plan_growth(small: ModelShape, large: ModelShape, mode: GrowthMode) -> Growt
         raise UnreachableShapeError(obstacles)
     steps: list[GrowthStep] = []
     shape = small
-    for grow in (_hidden_size, _head_size, _heads, _widths, _layers):
+    for step in _hidden_size(shape, large, noise):
+        steps.append(step)
+        shape = step.shape
+    for grow in (_head_size, _heads, _widths, _layers):
         for step in grow(shape, large, mode):
             steps.append(step)
             shape = step.shape
@@ -102,12 +109,12 @@ def plan_growth(small: ModelShape, large: ModelShape, mode: GrowthMode) -> Growt
 
 
 # The hidden size comes first: it copies, and what is copied must not be fresh.
-def _hidden_size(shape: ModelShape, large: ModelShape, _: GrowthMode) -> Iterator[GrowthStep]:
+def _hidden_size(shape: ModelShape, large: ModelShape, noise: float) -> Iterator[GrowthStep]:
     times, rest = divmod(large.hidden_size, shape.hidden_size)
     if rest:
         yield recipes.pad_hidden_size(shape, large.hidden_size)
     elif times > 1:
-        yield recipes.clone_hidden_size(shape, times)
+        yield recipes.clone_hidden_size(shape, times, noise=noise)
 
 
 def _head_size(shape: ModelShape, large: ModelShape, _: GrowthMode) -> Iterator[GrowthStep]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _LAYER = "layers."
 
 
-def clone_hidden_size(shape: ModelShape, times: int) -> GrowthStep:
+def clone_hidden_size(shape: ModelShape, times: int, *, noise: float) -> GrowthStep:
     """Repeat the residual stream: what writes to it is repeated, what reads it is repeated and
-    divided.
+    divided, with noise that cancels over the copies.
     """
     size = shape.hidden_size
     last = FINAL_NORM if shape.tied_embeddings else HEAD
@@ -37,15 +37,24 @@ def clone_hidden_size(shape: ModelShape, times: int) -> GrowthStep:
         exactness=Exactness.ROUNDING,
         description=(
             f"hiddenSize {size} × {times}: the residual stream is repeated, and what reads it is "
-            f"divided by {times}; equal but for rounding, and so is training with the learning "
-            f"rates, weight decays and moments that go with it"
+            f"divided by {times}; equal but for rounding. "
+            + (
+                f"Noise of {noise:g} that cancels breaks the symmetry of the copies, so that "
+                f"training is no longer that of the old model"
+                if noise
+                else "So is training, with the settings and moments that go with it: copies stay "
+                "copies where nothing else is new"
+            )
         ),
-        growth=along(
-            shape,
-            {Dimension.HIDDEN: [(0, size)] * times},
-            scale=lambda name: 1 / times if name == last or _reads_hidden(name) else 1.0,
-            copies=lambda name: times ** axes_of(name).count(Dimension.HIDDEN),
-        ),
+        growth={
+            name: replace(tensor, noise=noise if _reads_hidden(name) else 0.0)
+            for name, tensor in along(
+                shape,
+                {Dimension.HIDDEN: [(0, size)] * times},
+                scale=lambda name: 1 / times if name == last or _reads_hidden(name) else 1.0,
+                copies=lambda name: times ** axes_of(name).count(Dimension.HIDDEN),
+            ).items()
+        },
     )
 
 

@@ -47,6 +47,9 @@ class TensorGrowth:
     carries_moments: bool = True
     """Whether copied entries bring their moments along; those of a copied layer do not, as their
     gradients are others'."""
+    noise: float = 0.0
+    """Deviation, relative to a row's, of noise that cancels over the copies of its entries: a
+    matrix whose inputs are alike computes the same with it, and tells them apart from then on."""
 
     @property
     def before(self) -> tuple[int, ...]:
@@ -79,6 +82,7 @@ class TensorGrowth:
             scale=self.scale * later.scale,
             copies=self.copies * later.copies,
             carries_moments=self.carries_moments and later.carries_moments,
+            noise=self.noise or later.noise,
         )
 
     def needed(self, region: Region, kind: Kind) -> Region | None:

@@ -58,8 +58,14 @@ def small_shapes(draw: st.DrawFn) -> ModelShape:
     )
 
 
-def plan(small: ModelShape, mode: GrowthMode = GrowthMode.PRESERVE, **changes: Any) -> GrowthPlan:
-    return plan_growth(small, replace(small, **changes), mode)
+def plan(
+    small: ModelShape,
+    mode: GrowthMode = GrowthMode.PRESERVE,
+    *,
+    noise: float = 0.0,
+    **changes: Any,
+) -> GrowthPlan:
+    return plan_growth(small, replace(small, **changes), mode, noise=noise)
 
 
 def make_state(shape: ModelShape, *, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -55,6 +55,7 @@ def make_work(source: Path, target: Path, **changes: Any) -> LocalGrowth:
         "shape": LARGER,
         "mode": GrowthMode.PRESERVE,
         "seed": 5,
+        "noise": 0.0,
         "check": None,
         "tokenizer": None,
         "is_json": False,

@@ -37,6 +37,7 @@ def test_every_shard_is_bitwise_what_the_whole_has_there(
 ) -> None:
     growth = plan(
         make_shape(tied_embeddings=is_tied),
+        noise=0.3,
         layers=5,
         hidden_size=hidden_size,
         heads=12,

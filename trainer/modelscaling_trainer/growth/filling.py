@@ -14,7 +14,7 @@ import torch
 
 from modelscaling.growth.axis import Fill
 from modelscaling.growth.tensor_growth import Kind
-from modelscaling_trainer.model.initial_weights import initial_values
+from modelscaling_trainer.model.initial_weights import FIRST_DEVIATION, initial_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,6 +63,10 @@ def grow_into(
                 block.copy_(source[_index(spans, held)])
             if factor != 1.0:
                 block.mul_(factor)
+            if growth.noise and fill is None and kind is Kind.MODEL:
+                drawn = drawn or [fresh()]
+                noise = _cancelling(drawn[0].to(block.dtype), growth, place)
+                block.add_(noise * (growth.noise * _rms(block)))
 
 
 def fresh_values(name: str, target: Shard, *, seed: int, layers: int) -> Tensor:
@@ -110,6 +114,24 @@ def _index(spans: tuple[Span, ...], held: Region) -> tuple[slice, ...]:
         else slice(span.source - start, span.source - start + span.length)
         for span, start in zip(spans, held.offset, strict=True)
     )
+
+
+def _cancelling(drawn: Tensor, growth: TensorGrowth, place: tuple[slice, ...]) -> Tensor:
+    """Return noise of deviation 1 for a block, whose sum over the copies along the last axis is 0.
+
+    Draws are of whole rows, as no mesh cuts the axis that such a matrix sums over.
+    """
+    copies = drawn.shape[-1] // growth.before[-1]
+    assert drawn.shape[-1] == growth.after[-1]
+    noise = drawn.view(-1, copies, growth.before[-1])[place[0]]
+    noise = noise - noise.mean(1, keepdim=True)
+    # The deviation of draws less their mean.
+    deviation = FIRST_DEVIATION * (1 - 1 / copies) ** 0.5
+    return noise.flatten(1)[:, place[1]] / deviation
+
+
+def _rms(rows: Tensor) -> Tensor:
+    return rows.square().mean(-1, keepdim=True).sqrt()
 
 
 def _mean(rows: Tensor) -> Tensor:

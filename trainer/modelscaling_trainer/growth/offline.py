@@ -80,7 +80,7 @@ def grow(work: LocalGrowth) -> Grown:
     """
     old = find(work.source)
     shape = ModelShape(**old.model)
-    plan = plan_growth(shape, target_shape(shape, work.shape), work.mode)
+    plan = plan_growth(shape, target_shape(shape, work.shape), work.mode, noise=work.noise)
     if not plan.steps:
         raise ConfigurationError(
             "NothingToGrow", "--shape: the model has this shape already; name a larger one"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelscaling.layout import Piece
     from modelscaling_trainer.shard import Shard
 
-_DEVIATION = 0.02
+FIRST_DEVIATION = 0.02
 _INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
@@ -42,7 +42,7 @@ def initial_values(name: str, piece: Piece, *, seed: int | str, layers: int) -> 
         return torch.ones(region.size)
     scale = (2 * layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
     whole = Region((0,) * len(shape), shape)
-    return _normal(shape, name, seed)[region.within(whole)] * (_DEVIATION * scale)
+    return _normal(shape, name, seed)[region.within(whole)] * (FIRST_DEVIATION * scale)
 
 
 def _normal(shape: tuple[int, ...], name: str, seed: int | str) -> Tensor:
