@@ -8,6 +8,7 @@ name alone, so all processes and meshes draw the same.
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,29 +45,25 @@ def grow_into(
     where some are needed.
     """
     is_carried = kind is Kind.MODEL or growth.carries_moments
-    factor = growth.factor(kind)
-    drawn: list[Tensor] = []
+    drawn = cache(fresh)
     for place, spans in _blocks(target.piece.region, growth):
         block = target.tensor[place]
         fill = _fill(spans, kind, is_carried=is_carried)
         if fill is Fill.ZERO:
             block.zero_()
-        elif fill is Fill.FRESH:
-            drawn = drawn or [fresh()]
-            block.copy_(drawn[0][place])
-        else:
-            assert source is not None
-            assert held is not None
-            if fill is Fill.MEAN:
-                block.copy_(_mean(source[(slice(None), *_index(spans, held)[1:])]))
-            else:
-                block.copy_(source[_index(spans, held)])
-            if factor != 1.0:
-                block.mul_(factor)
-            if growth.noise and fill is None and kind is Kind.MODEL:
-                drawn = drawn or [fresh()]
-                noise = _cancelling(drawn[0].to(block.dtype), growth, place)
-                block.add_(noise * (growth.noise * _rms(block)))
+            continue
+        if fill is Fill.FRESH:
+            block.copy_(drawn()[place])
+            continue
+        assert source is not None
+        assert held is not None
+        old = source[_index(spans, held)]
+        block.copy_(old if fill is None else _mean(old))
+        if growth.factor(kind) != 1.0:
+            block.mul_(growth.factor(kind))
+        if growth.noise and fill is None and kind is Kind.MODEL:
+            noise = _cancelling(drawn().to(block), growth, place)
+            block.add_(noise * (growth.noise * _rms(block)))
 
 
 def fresh_values(name: str, target: Shard, *, seed: int, layers: int) -> Tensor:
@@ -107,7 +104,9 @@ def _fill(spans: tuple[Span, ...], kind: Kind, *, is_carried: bool) -> Fill | No
 
 
 def _index(spans: tuple[Span, ...], held: Region) -> tuple[slice, ...]:
-    """Return where the old entries of a block lie in what is held."""
+    """Return where the old entries of a block lie in what is held: all, along an axis of which it
+    takes the mean.
+    """
     return tuple(
         slice(None)
         if span.source is None
@@ -127,7 +126,8 @@ def _cancelling(drawn: Tensor, growth: TensorGrowth, place: tuple[slice, ...]) -
     noise = noise - noise.mean(1, keepdim=True)
     # The deviation of draws less their mean.
     deviation = FIRST_DEVIATION * (1 - 1 / copies) ** 0.5
-    return noise.flatten(1)[:, place[1]] / deviation
+    cancelling: Tensor = noise.flatten(1)[:, place[1]] / deviation
+    return cancelling
 
 
 def _rms(rows: Tensor) -> Tensor:
