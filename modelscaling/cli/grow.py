@@ -5,6 +5,7 @@ The command line checks the arguments; the trainer, a program of its own, takes 
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,8 @@ def resolve(options: argparse.Namespace) -> LocalGrowth:
         )
     if options.target.exists():
         raise UsageError(f"OUT: {str(options.target)!r} exists; give a new name, or remove it")
+    if not 0 <= options.noise < inf:
+        raise UsageError(f"--noise: {options.noise} is not a number from 0 on; 0.3 is usual")
     for option in ("check", "tokenizer"):
         path = getattr(options, option)
         if path is not None and not path.is_file():

@@ -183,8 +183,10 @@ def test_damage_that_is_found_on_the_way_leaves_nothing_behind(run: Path, tmp_pa
         (["nowhere", "OUT", "--shape", "layers=3"], "IN: 'nowhere' is not a directory"),
         (["IN", "IN", "--shape", "layers=3"], "exists; give a new name, or remove it"),
         (["IN", "OUT", "--shape", "layers=3", "--check", "no.txt"], "--check: 'no.txt' is not"),
+        (["IN", "OUT", "--shape", "layers=3", "--noise", "-1"], "--noise: -1.0 is not a number"),
+        (["IN", "OUT", "--shape", "layers=3", "--noise", "nan"], "--noise: nan is not a number"),
     ],
-    ids=["no value", "unknown field", "no directory", "OUT exists", "no text"],
+    ids=["no value", "unknown field", "no directory", "OUT exists", "no text", "negative", "nan"],
 )
 def test_wrong_arguments_are_refused_by_name(
     tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
