@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
-    from modelscaling.shape import ModelShape
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
 
@@ -164,11 +164,11 @@ def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
     Raises:
         ConfigurationError: a field of the shape differs.
     """
-    declared = asdict(shape)
+    written = asdict(ModelShape.from_fields(checkpoint.model))
     differences = [
-        f"{field}: {checkpoint.model.get(field)} in the checkpoint, {value} declared"
-        for field, value in declared.items()
-        if checkpoint.model.get(field) != value
+        f"{field}: {written[field]} in the checkpoint, {value} declared"
+        for field, value in asdict(shape).items()
+        if written[field] != value
     ]
     if differences:
         raise ConfigurationError(

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from modelscaling_trainer.shard import Shard
 
 _DEVIATION = 0.02
+_BIAS = ".bias"
 _INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 @torch.no_grad()
 def set_initial_weights(weights: Mapping[str, Shard], *, seed: int, layers: int) -> None:
-    """Set matrices to normal draws and norms to 1.
+    """Set matrices to normal draws, norms to 1 and biases to 0.
 
     The deviation is 0.02; that of matrices which add to the residual stream is divided by
     √(2 · layers), so that its size does not grow with depth (GPT-2).
@@ -33,7 +34,7 @@ def set_initial_weights(weights: Mapping[str, Shard], *, seed: int, layers: int)
     for name, shard in weights.items():
         shape, region = shard.piece.shape, shard.piece.region
         if len(shape) == 1:
-            shard.tensor.fill_(1.0)
+            shard.tensor.fill_(0.0 if name.endswith(_BIAS) else 1.0)
             continue
         scale = (2 * layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
         whole = Region((0,) * len(shape), shape)
