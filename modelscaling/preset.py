@@ -7,25 +7,41 @@ inference, and may be overridden.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from modelscaling.shape import ModelShape, RopeScaling
 
-_LLAMA_2 = partial(ModelShape, vocabulary_size=32000, context_length=4096, tied_embeddings=False)
-_LLAMA_3 = partial(ModelShape, vocabulary_size=128256, context_length=8192, rope_theta=500_000.0)
-_LLAMA_3_1 = partial(
-    _LLAMA_3,
+_LLAMA_2 = partial(
+    ModelShape,
+    head_size=128,
+    vocabulary_size=32000,
+    context_length=4096,
     tied_embeddings=False,
-    rope_scaling=RopeScaling(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context_length=8192
-    ),
+)
+_LLAMA_3 = partial(
+    ModelShape,
+    vocabulary_size=128256,
+    context_length=8192,
+    tied_embeddings=False,
+    rope_theta=500_000.0,
+)
+_LLAMA_3_8B = _LLAMA_3(
+    layers=32, hidden_size=4096, heads=32, kv_heads=8, head_size=128, feed_forward_size=14336
+)
+_LLAMA_3_70B = _LLAMA_3(
+    layers=80, hidden_size=8192, heads=64, kv_heads=8, head_size=128, feed_forward_size=28672
+)
+_LLAMA_3_1_SCALING = RopeScaling(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context_length=8192
 )
 _LLAMA_3_2 = partial(
-    _LLAMA_3,
+    ModelShape,
+    vocabulary_size=128256,
+    context_length=8192,
     tied_embeddings=True,
-    rope_scaling=RopeScaling(
-        factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context_length=8192
-    ),
+    rope_theta=500_000.0,
+    rope_scaling=replace(_LLAMA_3_1_SCALING, factor=32.0),
 )
 _MISTRAL_7B = partial(
     ModelShape,
@@ -59,36 +75,16 @@ _SMOLLM_2 = partial(
     ModelShape, head_size=64, vocabulary_size=49152, context_length=8192, tied_embeddings=True
 )
 
-_LLAMA_7B = {
-    "layers": 32,
-    "hidden_size": 4096,
-    "heads": 32,
-    "kv_heads": 32,
-    "head_size": 128,
-    "feed_forward_size": 11008,
-}
-_LLAMA_8B = {**_LLAMA_7B, "kv_heads": 8, "feed_forward_size": 14336}
-_LLAMA_13B = {
-    "layers": 40,
-    "hidden_size": 5120,
-    "heads": 40,
-    "kv_heads": 40,
-    "head_size": 128,
-    "feed_forward_size": 13824,
-}
-_LLAMA_70B = {
-    "layers": 80,
-    "hidden_size": 8192,
-    "heads": 64,
-    "kv_heads": 8,
-    "head_size": 128,
-    "feed_forward_size": 28672,
-}
-
 PRESETS: dict[str, ModelShape] = {
-    "llama-2-7b": _LLAMA_2(**_LLAMA_7B),
-    "llama-2-13b": _LLAMA_2(**_LLAMA_13B),
-    "llama-2-70b": _LLAMA_2(**_LLAMA_70B),
+    "llama-2-7b": _LLAMA_2(
+        layers=32, hidden_size=4096, heads=32, kv_heads=32, feed_forward_size=11008
+    ),
+    "llama-2-13b": _LLAMA_2(
+        layers=40, hidden_size=5120, heads=40, kv_heads=40, feed_forward_size=13824
+    ),
+    "llama-2-70b": _LLAMA_2(
+        layers=80, hidden_size=8192, heads=64, kv_heads=8, feed_forward_size=28672
+    ),
     "tinyllama-1.1b": ModelShape(
         layers=22,
         hidden_size=2048,
@@ -100,17 +96,18 @@ PRESETS: dict[str, ModelShape] = {
         context_length=2048,
         tied_embeddings=False,
     ),
-    "llama-3-8b": _LLAMA_3(**_LLAMA_8B, tied_embeddings=False),
-    "llama-3-70b": _LLAMA_3(**_LLAMA_70B, tied_embeddings=False),
-    "llama-3.1-8b": _LLAMA_3_1(**_LLAMA_8B),
-    "llama-3.1-70b": _LLAMA_3_1(**_LLAMA_70B),
-    "llama-3.1-405b": _LLAMA_3_1(
+    "llama-3-8b": _LLAMA_3_8B,
+    "llama-3-70b": _LLAMA_3_70B,
+    "llama-3.1-8b": replace(_LLAMA_3_8B, rope_scaling=_LLAMA_3_1_SCALING),
+    "llama-3.1-70b": replace(_LLAMA_3_70B, rope_scaling=_LLAMA_3_1_SCALING),
+    "llama-3.1-405b": _LLAMA_3(
         layers=126,
         hidden_size=16384,
         heads=128,
         kv_heads=8,
         head_size=128,
         feed_forward_size=53248,
+        rope_scaling=_LLAMA_3_1_SCALING,
     ),
     "llama-3.2-1b": _LLAMA_3_2(
         layers=16, hidden_size=2048, heads=32, kv_heads=8, head_size=64, feed_forward_size=8192

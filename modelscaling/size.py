@@ -2,14 +2,14 @@
 
 The proportions are those of published decoders. Layers: one for every 64 of the hidden size up to
 2048, 32 up to 4096, one for every 128 above, as in GPT-3 (Brown et al. 2020, table 2.1) and Llama.
-Feed-forward: 8/3 of the hidden size (Shazeer 2020, "GLU Variants Improve Transformer"). Heads of 128
-from a hidden size of 2048 on, of 64 from 256 on, and of 32 or 16 below; every head has keys and
-values of its own. From 256 on, the hidden size is an even number of heads, so that tensor
+Feed-forward: 8/3 of the hidden size (Shazeer 2020, "GLU Variants Improve Transformer"). Heads of
+128 from a hidden size of 2048 on, of 64 from 256 on, and of 32 or 16 below; every head has keys
+and values of its own. From 256 on, the hidden size is an even number of heads, so that tensor
 parallelism can cut it.
 
 No shape has every number of parameters, so there is a ladder: a rung for every 2 %, each the shape
-of that size that is nearest to the proportions. A wish gets the nearest rung. So a larger wish never
-gets a smaller model, and the same wish always gets the same one.
+of that size that is nearest to the proportions. A wish gets the nearest rung. So a larger wish
+never gets a smaller model, and the same wish always gets the same one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TOLERANCE = 0.03
 """How far a shape may be from the wish, as a fraction of it."""
 _STEP = 1.02
 _MOST_LAYERS = 1024
-_NARROWEST, _WIDEST = 16, 65_536
-"""Hidden sizes."""
+_NARROWEST, _NARROW, _WIDE, _WIDEST = 16, 256, 2048, 65_536
+"""Hidden sizes: the least and the most, and from which on heads are 64 and 128 wide."""
 _LEAST_FEED_FORWARD, _MOST_FEED_FORWARD = 1, 8
 """In hidden sizes; the ends are for wishes that a large vocabulary leaves little of."""
 
@@ -129,9 +129,9 @@ def _best(rung: int, vocabulary_size: int, tied_embeddings: bool) -> _Size | Non
 
 
 def _hidden_sizes() -> Iterator[int]:
-    yield from range(_NARROWEST, 256, 16)
-    yield from range(256, 2048, 2 * 64)
-    yield from range(2048, _WIDEST + 1, 2 * 128)
+    yield from range(_NARROWEST, _NARROW, 16)
+    yield from range(_NARROW, _WIDE, 2 * 64)
+    yield from range(_WIDE, _WIDEST + 1, 2 * 128)
 
 
 def _sizes(
@@ -163,7 +163,7 @@ def _depths(hidden: int) -> range:
     """Return the numbers of layers to try; any for the narrowest, which a large vocabulary may
     leave no other way to grow.
     """
-    if hidden < 256:
+    if hidden < _NARROW:
         return range(1, _MOST_LAYERS + 1)
     usual = _usual_layers(hidden)
     return range(max(round(usual / 4), 1), min(round(usual * 4), _MOST_LAYERS) + 1)
@@ -178,8 +178,8 @@ def _usual_feed_forward(hidden: int) -> float:
 
 
 def _head_size(hidden: int) -> int:
-    if hidden >= 256:
-        return 128 if hidden >= 2048 else 64
+    if hidden >= _NARROW:
+        return 128 if hidden >= _WIDE else 64
     return 16 if hidden % 32 else 32
 
 

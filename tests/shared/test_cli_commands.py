@@ -214,7 +214,7 @@ def test_a_file_that_is_not_there_is_wrong_use(capsys: pytest.CaptureFixture[str
     )
 
 
-@pytest.mark.parametrize("command", ["train", "validate", "model"])
+@pytest.mark.parametrize("command", ["train", "validate", "model", "export"])
 def test_the_help_of_each_command_has_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from tests.trainer.workers import Result, results, start, train_together
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 STEPS = 5
 AGREEMENT = 1e-5

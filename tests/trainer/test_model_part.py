@@ -81,9 +81,7 @@ def _differing_weights(
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_torch_holds_what_the_layout_says_of_each_kind_of_model(
-    mesh: Mesh, tmp_path: Path
-) -> None:
+def test_torch_holds_what_the_layout_says_of_each_kind_of_model(mesh: Mesh, tmp_path: Path) -> None:
     differing = on_every_rank(_differing, mesh.size, mesh, meeting=tmp_path / "meeting")
 
     assert differing == [[]] * mesh.size

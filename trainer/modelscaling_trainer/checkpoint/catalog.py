@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 2
 """The version of the format; a newer one is refused."""
-_DESCRIPTION = "checkpoint.json"
+DESCRIPTION = "checkpoint.json"
+"""The file that makes a directory a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ def read(path: Path) -> Checkpoint | None:
         ConfigurationError: it is of a newer format.
     """
     try:
-        description = json.loads((path / _DESCRIPTION).read_text())
+        description = json.loads((path / DESCRIPTION).read_text())
         _check_format(path, description["format"])
         _check_sizes(path, description["files"])
         return Checkpoint(
@@ -212,7 +213,7 @@ def write_description(
         "files": {name: (path / name).stat().st_size for name in files},
         "tensors": to_json(tensors),
     }
-    with (path / _DESCRIPTION).open("w") as file:
+    with (path / DESCRIPTION).open("w") as file:
         json.dump(description, file)
         file.flush()
         os.fsync(file.fileno())
