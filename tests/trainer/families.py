@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from modelscaling.shape import ModelShape
 
 _SCALING = RopeScaling(
-    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context_length=16
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context_length=64
 )
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "llama-3.1": {"rope_scaling": _SCALING, "rope_theta": 500_000.0},
+    "llama-3.1": {"rope_scaling": _SCALING, "rope_theta": 100.0},
     "mistral": {"sliding_window": 7},
     "qwen2.5": {"qkv_bias": True, "rope_theta": 1e6, "norm_epsilon": 1e-6},
     "olmo-2": {"qk_norm": True, "norm_after": True, "norm_epsilon": 1e-6},

@@ -8,7 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import CharDelimiterSplit
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modelscaling.layout import Region, layout, weights
 from modelscaling.mesh import Mesh
@@ -260,6 +263,22 @@ def test_another_tokenizer_than_the_models_is_refused(tmp_path: Path) -> None:
     for tokenizer in (FileTokenizer(other), ByteTokenizer()):
         with pytest.raises(ConfigurationError, match=r"set data\.tokenizer\.file to '.*tokeniz"):
             directory.check_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "olmo-2"])
+def test_transformers_gives_text_the_ids_that_the_tokenizers_file_gives_it(
+    family: str, tmp_path: Path
+) -> None:
+    # It splits where no family's own tokenizer does.
+    own = Tokenizer(BPE({"a": 0, "b": 1, "-": 2}, []))
+    own.pre_tokenizer = CharDelimiterSplit("-")
+    own.save(str(tmp_path / "own.json"))
+    source = Weights(make_shape(**FAMILIES[family]))
+    write_directory(source, tmp_path / "out", tokenizer=tmp_path / "own.json")
+
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+
+    assert loaded("a-b-a").input_ids == own.encode("a-b-a").ids == [0, 1, 0]
 
 
 def test_a_model_without_a_tokenizer_goes_with_any(tmp_path: Path) -> None:
