@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modelscaling.layout import Piece
+from modelscaling.layout import Piece, weights
 from modelscaling.shape import ModelShape
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import MODEL
@@ -24,6 +24,7 @@ class CheckpointWeights:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self.shape = ModelShape.from_fields(checkpoint.model)
+        self._sizes = weights(self.shape)
 
     def read(self, name: str, region: Region) -> Tensor:
         """Return a block of a weight, float32 on the CPU.
@@ -31,9 +32,7 @@ class CheckpointWeights:
         Raises:
             CheckpointError: it is damaged.
         """
-        full_name = f"{MODEL}.{name}"
-        whole = self._checkpoint.tensors[full_name].shape
         block = torch.empty(region.size)
-        piece = Piece(shape=whole, region=region, copy=0, copies=1)
-        self._checkpoint.load({full_name: Shard(block, piece)})
+        piece = Piece(shape=self._sizes[name], region=region, copy=0, copies=1)
+        self._checkpoint.load({f"{MODEL}.{name}": Shard(block, piece)})
         return block

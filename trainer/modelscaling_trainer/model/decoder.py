@@ -66,11 +66,11 @@ class RMSNorm(nn.Module):
     def __init__(self, size: int, epsilon: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
-        self.epsilon = epsilon
+        self._epsilon = epsilon
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Return the normed input in its own type."""
-        normed = F.rms_norm(x_BTE.float(), x_BTE.shape[-1:], self.weight.float(), self.epsilon)
+        normed = F.rms_norm(x_BTE.float(), x_BTE.shape[-1:], self.weight.float(), self._epsilon)
         return normed.to(x_BTE.dtype)
 
 
