@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """\
 example:
   modelscaling model --preset llama-3.1-8b --context 4096
+  modelscaling model --shape parameters=20M,vocabularySize=32000
   modelscaling model --shape layers=8,hiddenSize=512,heads=8,kvHeads=4,feedForwardSize=1536
 
 exit code: 0 printed, 2 the arguments, the file or the shape are wrong
@@ -88,7 +89,7 @@ def _as_json(shape: ModelShape) -> dict[str, Any]:
         "flops_per_token": {
             convention.value: shape.flops_per_token(convention) for convention in FlopsConvention
         },
-        "shape": {to_camel(name): value for name, value in asdict(shape).items()},
+        "shape": _camel(asdict(shape)),
     }
 
 
@@ -99,6 +100,24 @@ def _as_text(shape: ModelShape) -> str:
         f"FLOPs per token, forward and backward, at a context of {shape.context_length:,}",
         *(f"  {name:<12}{flops:,}" for name, flops in content["flops_per_token"].items()),
         "shape",
-        *(f"  {name:<18}{value}" for name, value in content["shape"].items()),
+        *_shape_lines(content["shape"]),
     ]
     return "\n".join(lines)
+
+
+def _camel(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        to_camel(name): _camel(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+
+
+def _shape_lines(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a line for each field; what the shape does not have is left out."""
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            lines += _shape_lines(value, f"{prefix}{name}.")
+        elif value is not None:
+            lines.append(f"  {prefix + name:<36}{value}")
+    return lines

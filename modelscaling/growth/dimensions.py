@@ -43,13 +43,19 @@ _AXES = {
     "embed_tokens.weight": (Dimension.VOCABULARY, Dimension.HIDDEN),
     "input_layernorm.weight": (Dimension.HIDDEN,),
     "q_proj.weight": (Dimension.QUERY, Dimension.HIDDEN),
+    "q_proj.bias": (Dimension.QUERY,),
+    "q_norm.weight": (Dimension.QUERY,),
     "k_proj.weight": (Dimension.KEY, Dimension.HIDDEN),
+    "k_proj.bias": (Dimension.KEY,),
+    "k_norm.weight": (Dimension.KEY,),
     "v_proj.weight": (Dimension.KEY, Dimension.HIDDEN),
+    "v_proj.bias": (Dimension.KEY,),
     "o_proj.weight": (Dimension.HIDDEN, Dimension.QUERY),
     "post_attention_layernorm.weight": (Dimension.HIDDEN,),
     "gate_proj.weight": (Dimension.FEED_FORWARD, Dimension.HIDDEN),
     "up_proj.weight": (Dimension.FEED_FORWARD, Dimension.HIDDEN),
     "down_proj.weight": (Dimension.HIDDEN, Dimension.FEED_FORWARD),
+    "post_feedforward_layernorm.weight": (Dimension.HIDDEN,),
     "norm.weight": (Dimension.HIDDEN,),
     "lm_head.weight": (Dimension.VOCABULARY, Dimension.HIDDEN),
 }
@@ -57,6 +63,9 @@ _AXES = {
 
 INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 """What a layer adds to the residual stream with, by the end of its name."""
+NORMS_INTO_RESIDUAL = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
+"""The same where norms come after it. A norm of what is 0 would multiply its gradient by
+1 / √epsilon, so what is to be silent is the norm."""
 _WRITERS = ("embed_tokens.weight", *INTO_RESIDUAL)
 
 

@@ -82,7 +82,9 @@ def lineage_from_json(value: Sequence[dict[str, Any]]) -> Lineage:
     return Lineage(
         tuple(
             Ancestor(
-                shape=ModelShape(**one["shape"]), step=one["step"], mode=GrowthMode(one["mode"])
+                shape=ModelShape.from_fields(one["shape"]),
+                step=one["step"],
+                mode=GrowthMode(one["mode"]),
             )
             for one in value
         )

@@ -164,6 +164,7 @@ def _obstacles(small: ModelShape, large: ModelShape, mode: GrowthMode) -> Iterat
         yield from _inexact(small, large)
     if not shrunk:
         yield from _ungrouped(small, large)
+        yield from _normed_together(small, large)
 
 
 def _kept(small: ModelShape, large: ModelShape) -> Iterator[Obstacle]:
@@ -237,6 +238,22 @@ def _ungrouped(small: ModelShape, large: ModelShape) -> Iterator[Obstacle]:
             + " or ".join(near)
         ),
     )
+
+
+def _normed_together(small: ModelShape, large: ModelShape) -> Iterator[Obstacle]:
+    if not small.qk_norm:
+        return
+    is_same = (large.heads, large.head_size) == (small.heads, small.head_size)
+    if not is_same or large.kv_heads % small.kv_heads:
+        counts = [n for n in divisors(small.heads) if n % small.kv_heads == 0]
+        yield Obstacle(
+            field="heads",
+            message=(
+                f"the model norms the queries of all heads as one vector, and the keys, so that "
+                f"new heads would change the old ones; set heads={small.heads}, "
+                f"headSize={small.head_size} and kvHeads to {' or '.join(map(str, counts))}"
+            ),
+        )
 
 
 def _nearest_heads(small: ModelShape, large: ModelShape) -> Iterator[str]:

@@ -13,7 +13,13 @@ from math import log, sqrt
 from typing import TYPE_CHECKING
 
 from modelscaling.growth.axis import Fill, all_new
-from modelscaling.growth.dimensions import INTO_RESIDUAL, Dimension, axes_of, fill_of
+from modelscaling.growth.dimensions import (
+    INTO_RESIDUAL,
+    NORMS_INTO_RESIDUAL,
+    Dimension,
+    axes_of,
+    fill_of,
+)
 from modelscaling.growth.mode import Exactness
 from modelscaling.growth.step import Growth, GrowthStep, Run, along
 from modelscaling.layout import FINAL_NORM, HEAD, weights
@@ -131,7 +137,8 @@ def repeat_kv_heads(shape: ModelShape, times: int) -> GrowthStep:
     return GrowthStep(
         field="kvHeads",
         shape=replace(shape, kv_heads=shape.kv_heads * times),
-        exactness=Exactness.BITWISE,
+        # A norm of all keys sums their squares in another order.
+        exactness=Exactness.ROUNDING if shape.qk_norm else Exactness.BITWISE,
         description=(
             f"kvHeads {shape.kv_heads} × {times}: each is repeated for a part of its query heads; "
             f"the copies' moments, 1/{times} of the old ones, are an estimate, as each hears other "
@@ -238,7 +245,9 @@ def insert_layers(shape: ModelShape, layers: int) -> GrowthStep:
         exactness=Exactness.BITWISE,
         description=(
             f"layers {shape.layers} to {layers}: copies stand after their originals, spread "
-            f"evenly, with output and down matrices of 0"
+            f"evenly, with "
+            + ("norms" if shape.norm_after else "output and down matrices")
+            + " of 0"
         ),
         growth=_layers(shape, layers, origins, is_silent=True),
     )
@@ -264,6 +273,9 @@ def _layers(
 ) -> Growth:
     """Return the growth to layers of which each has an origin, and is a copy or is it itself."""
     before = along(shape, {})
+    silenced: tuple[str, ...] = ()
+    if is_silent:
+        silenced = NORMS_INTO_RESIDUAL if shape.norm_after else INTO_RESIDUAL
     growth = {}
     for name in weights(replace(shape, layers=layers)):
         if not name.startswith(_LAYER):
@@ -272,14 +284,14 @@ def _layers(
         index, _, rest = name.removeprefix(_LAYER).partition(".")
         origin, is_copy = origins[int(index)]
         tensor = before[f"{_LAYER}{origin}.{rest}"]
-        growth[name] = _copy(tensor, is_silent=is_silent) if is_copy else tensor
+        growth[name] = _copy(tensor, silenced) if is_copy else tensor
     return growth
 
 
-def _copy(tensor: TensorGrowth, *, is_silent: bool) -> TensorGrowth:
+def _copy(tensor: TensorGrowth, silenced: tuple[str, ...]) -> TensorGrowth:
     """Return a tensor of a copied layer, which has yet to earn its moments."""
     axes = tensor.axes
-    if is_silent and tensor.source.endswith(INTO_RESIDUAL):
+    if tensor.source.endswith(silenced):
         axes = tuple(all_new(axis.before, axis.after, Fill.ZERO) for axis in axes)
     return replace(tensor, axes=axes, carries_moments=False)
 

@@ -55,6 +55,8 @@ def small_shapes(draw: st.DrawFn) -> ModelShape:
         vocabulary_size=draw(st.integers(2, 70)),
         context_length=draw(st.integers(2, 20)),
         tied_embeddings=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        norm_after=draw(st.booleans()),
     )
 
 

@@ -32,7 +32,8 @@ class InOrder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if function is F.linear:
-            return _product(args[0], args[1].t())
+            product = _product(args[0], args[1].t())
+            return product if len(args) < 3 or args[2] is None else product + args[2]
         if function is torch.bmm:
             return _product(args[0], args[1])
         if function is F.silu:

@@ -162,3 +162,17 @@ def test_a_larger_head_changes_nothing_but_the_positions() -> None:
     old, new = logits_before_and_after(growth, torch.float64)
 
     assert relative_difference(old, new) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kv_heads": 4}, {"layers": 5}, {"feed_forward_size": 64}, {"hidden_size": 48}],
+    ids=["KV heads repeated", "layers", "feed-forward", "hidden size"],
+)
+def test_queries_and_keys_that_are_normed_as_one_vector_stay_as_they_are(
+    changes: dict[str, Any],
+) -> None:
+    small = make_shape(qk_norm=True, norm_after=True)
+    old, new = logits_before_and_after(plan(small, **changes), torch.float64)
+
+    assert relative_difference(old, new) <= 1e-12

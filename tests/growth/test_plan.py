@@ -166,3 +166,16 @@ def test_whatever_is_proposed_can_be_reached(small: ModelShape, heads: int, kv_h
             changes: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads}
             changes["heads" if field == "heads" else "kv_heads"] = int(value)
             assert plan(small, **changes).exactness is Exactness.BITWISE
+
+
+@pytest.mark.parametrize(
+    "changes", [{"heads": 6, "kv_heads": 3}, {"heads": 8}], ids=["groups", "queries per group"]
+)
+@pytest.mark.parametrize("mode", GrowthMode)
+def test_heads_that_are_normed_together_take_no_others_in(
+    changes: dict[str, Any], mode: GrowthMode
+) -> None:
+    with pytest.raises(
+        UnreachableShapeError, match="set heads=4, headSize=8 and kvHeads to 2 or 4"
+    ):
+        plan(make_shape(qk_norm=True), mode, **changes)

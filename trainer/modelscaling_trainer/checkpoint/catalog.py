@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from modelscaling.growth.lineage import NO_LINEAGE, Lineage, lineage_from_json
+from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
-    from modelscaling.shape import ModelShape
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
 
@@ -45,7 +45,8 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 3
 """The version of the format; a newer one is refused. Version 2 had no lineage."""
-_DESCRIPTION = "checkpoint.json"
+DESCRIPTION = "checkpoint.json"
+"""The file that makes a directory a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ def find(directory: Path, step: int) -> Checkpoint | None:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory has what makes a checkpoint, torn or not."""
-    return (path / _DESCRIPTION).is_file()
+    return (path / DESCRIPTION).is_file()
 
 
 def read(path: Path) -> Checkpoint | None:
@@ -152,7 +153,7 @@ def read(path: Path) -> Checkpoint | None:
         ConfigurationError: it is of a newer format.
     """
     try:
-        description = json.loads((path / _DESCRIPTION).read_text())
+        description = json.loads((path / DESCRIPTION).read_text())
         _check_format(path, description["format"])
         _check_sizes(path, description["files"])
         return Checkpoint(
@@ -173,11 +174,11 @@ def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
     Raises:
         ConfigurationError: a field of the shape differs.
     """
-    declared = asdict(shape)
+    written = asdict(ModelShape.from_fields(checkpoint.model))
     differences = [
-        f"{field}: {checkpoint.model.get(field)} in the checkpoint, {value} declared"
-        for field, value in declared.items()
-        if checkpoint.model.get(field) != value
+        f"{field}: {written[field]} in the checkpoint, {value} declared"
+        for field, value in asdict(shape).items()
+        if written[field] != value
     ]
     if differences:
         raise ConfigurationError(
@@ -223,7 +224,7 @@ def write_description(
         "files": {name: (path / name).stat().st_size for name in files},
         "tensors": to_json(tensors),
     }
-    with (path / _DESCRIPTION).open("w") as file:
+    with (path / DESCRIPTION).open("w") as file:
         json.dump(description, file)
         file.flush()
         os.fsync(file.fileno())

@@ -88,7 +88,7 @@ def compare(old: Checkpoint, new: Checkpoint, ids_BT: Tensor) -> Comparison:  # 
 
 @torch.no_grad()
 def _logits(checkpoint: Checkpoint, ids_BT: Tensor) -> Tensor:  # noqa: N803
-    shape = ModelShape(**checkpoint.model)
+    shape = ModelShape.from_fields(checkpoint.model)
     decoder = Decoder(shape, compute_dtype=torch.float32)
     pieces = layout(shape, Mesh(), 0)
     checkpoint.load(

@@ -79,7 +79,7 @@ def grow(work: LocalGrowth) -> Grown:
         OSError: the grown one cannot be written.
     """
     old = find(work.source)
-    shape = ModelShape(**old.model)
+    shape = ModelShape.from_fields(old.model)
     plan = plan_growth(shape, target_shape(shape, work.shape), work.mode, noise=work.noise)
     if not plan.steps:
         raise ConfigurationError(

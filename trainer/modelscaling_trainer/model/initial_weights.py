@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from modelscaling_trainer.shard import Shard
 
 FIRST_DEVIATION = 0.02
+_BIAS = ".bias"
 _INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 @torch.no_grad()
 def set_initial_weights(weights: Mapping[str, Shard], *, seed: int, layers: int) -> None:
-    """Set matrices to normal draws and norms to 1."""
+    """Set matrices to normal draws, norms to 1 and biases to 0."""
     for name, shard in weights.items():
         shard.tensor.copy_(initial_values(name, shard.piece, seed=seed, layers=layers))
 
@@ -39,7 +40,7 @@ def initial_values(name: str, piece: Piece, *, seed: int | str, layers: int) -> 
     """
     shape, region = piece.shape, piece.region
     if len(shape) == 1:
-        return torch.ones(region.size)
+        return torch.full(region.size, 0.0 if name.endswith(_BIAS) else 1.0)
     scale = (2 * layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
     whole = Region((0,) * len(shape), shape)
     return _normal(shape, name, seed)[region.within(whole)] * (FIRST_DEVIATION * scale)
