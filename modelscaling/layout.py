@@ -25,8 +25,13 @@ _TENSOR_DIMENSION = {
     "embed_tokens.weight": 0,
     "lm_head.weight": 0,
     "q_proj.weight": 0,
+    "q_proj.bias": 0,
+    "q_norm.weight": 0,
     "k_proj.weight": 0,
+    "k_proj.bias": 0,
+    "k_norm.weight": 0,
     "v_proj.weight": 0,
+    "v_proj.bias": 0,
     "gate_proj.weight": 0,
     "up_proj.weight": 0,
     "o_proj.weight": 1,
@@ -84,19 +89,8 @@ def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Return the shape of every trainable tensor, by the name that the decoder gives it, in the
     order of the forward pass. A tied table is there once, as the embedding.
     """
-    hidden, feed_forward = shape.hidden_size, shape.feed_forward_size
-    query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    layer = {
-        "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (query, hidden),
-        "self_attn.k_proj.weight": (key, hidden),
-        "self_attn.v_proj.weight": (key, hidden),
-        "self_attn.o_proj.weight": (hidden, query),
-        "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (feed_forward, hidden),
-        "mlp.up_proj.weight": (feed_forward, hidden),
-        "mlp.down_proj.weight": (hidden, feed_forward),
-    }
+    layer = _layer_weights(shape)
+    hidden = shape.hidden_size
     table = (shape.vocabulary_size, hidden)
     return {
         EMBEDDING: table,
@@ -107,6 +101,30 @@ def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         },
         FINAL_NORM: (hidden,),
         **({} if shape.tied_embeddings else {HEAD: table}),
+    }
+
+
+def _layer_weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight of a layer, in the order of the forward pass."""
+    hidden, feed_forward = shape.hidden_size, shape.feed_forward_size
+    query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    norm = (hidden,)
+    return {
+        **({} if shape.norm_after else {"input_layernorm.weight": norm}),
+        "self_attn.q_proj.weight": (query, hidden),
+        **({"self_attn.q_proj.bias": (query,)} if shape.qkv_bias else {}),
+        **({"self_attn.q_norm.weight": (query,)} if shape.qk_norm else {}),
+        "self_attn.k_proj.weight": (key, hidden),
+        **({"self_attn.k_proj.bias": (key,)} if shape.qkv_bias else {}),
+        **({"self_attn.k_norm.weight": (key,)} if shape.qk_norm else {}),
+        "self_attn.v_proj.weight": (key, hidden),
+        **({"self_attn.v_proj.bias": (key,)} if shape.qkv_bias else {}),
+        "self_attn.o_proj.weight": (hidden, query),
+        "post_attention_layernorm.weight": norm,
+        "mlp.gate_proj.weight": (feed_forward, hidden),
+        "mlp.up_proj.weight": (feed_forward, hidden),
+        "mlp.down_proj.weight": (hidden, feed_forward),
+        **({"post_feedforward_layernorm.weight": norm} if shape.norm_after else {}),
     }
 
 

@@ -28,6 +28,7 @@ from modelscaling.pod_resources import trainer_resources
 from modelscaling.preset import PRESETS
 from modelscaling.quantity import parse_quantity
 from modelscaling.shape import ModelShape
+from modelscaling.size import shape_of_size
 
 if TYPE_CHECKING:
     from modelscaling.api.model import ModelSpec
@@ -37,16 +38,19 @@ if TYPE_CHECKING:
     from modelscaling.plan import Plan
 
 BYTE_VOCABULARY = 256
+_CONTEXT_LENGTH = 1024
+"""Tokens, where neither a preset nor the spec says."""
 
 
 def resolve_shape(model: ModelSpec, *, default_vocabulary: int | None) -> ModelShape:
-    """Return the model's shape: the preset's numbers, or the spec's, or the documented defaults.
+    """Return the model's shape: the preset's numbers, or those of the size that is wished for, or
+    the spec's, or the documented defaults.
 
     Raises:
         InvalidSpecError: the numbers contradict each other.
     """
     base = PRESETS[model.preset] if model.preset else _base_shape(model, default_vocabulary)
-    given = model.model_dump(exclude_none=True, exclude={"preset"})
+    given = model.model_dump(exclude_none=True, exclude={"preset", "parameters"})
     if "rope_theta" in given:
         given["rope_theta"] = float(given["rope_theta"])
     if model.heads is not None and model.kv_heads is None:
@@ -62,7 +66,7 @@ def resolve_shape(model: ModelSpec, *, default_vocabulary: int | None) -> ModelS
 
 
 def _base_shape(model: ModelSpec, default_vocabulary: int | None) -> ModelShape:
-    """Return the shape of a spec without a preset, where CEL has made sure of the size."""
+    """Return the shape of a spec without a preset, where CEL has made sure that a size is given."""
     vocabulary = model.vocabulary_size or default_vocabulary
     if vocabulary is None:
         raise InvalidSpecError(
@@ -76,6 +80,8 @@ def _base_shape(model: ModelSpec, default_vocabulary: int | None) -> ModelShape:
                 )
             ]
         )
+    if model.parameters is not None:
+        return _shape_of_size(model.parameters, model, vocabulary)
     assert model.layers and model.hidden_size and model.heads and model.feed_forward_size  # noqa: PT018
     return ModelShape(
         layers=model.layers,
@@ -85,9 +91,22 @@ def _base_shape(model: ModelSpec, default_vocabulary: int | None) -> ModelShape:
         head_size=model.head_size or model.hidden_size // model.heads,
         feed_forward_size=model.feed_forward_size,
         vocabulary_size=vocabulary,
-        context_length=1024,
+        context_length=_CONTEXT_LENGTH,
         tied_embeddings=True,
     )
+
+
+def _shape_of_size(wish: int | str, model: ModelSpec, vocabulary_size: int) -> ModelShape:
+    try:
+        return shape_of_size(
+            parse_quantity(wish),
+            vocabulary_size=vocabulary_size,
+            tied_embeddings=model.tied_embeddings is not False,
+            context_length=_CONTEXT_LENGTH,
+        )
+    except ValueError as error:
+        problem = Problem(field="spec.model.parameters", message=str(error))
+        raise InvalidSpecError([problem]) from None
 
 
 def resolve_configuration(spec: ModelScalingSpec) -> RunConfiguration:

@@ -1,8 +1,11 @@
 """The shape of a decoder, its exact parameter count and its FLOPs per token.
 
 Sources: the count is that of a Llama-like decoder (RMSNorm, SwiGLU, RoPE, grouped-query
-attention), written out in `parameters()`. The three conventions for FLOPs differ by up to 16 %
-at long context, so every number names the one it used.
+attention), written out in `parameters()`. What other families do differently are fields of their
+own whose defaults are Llama's: Qwen2.5's biases (Yang et al. 2024), OLMo-2's norms (Walsh et al.
+2025), the rotary frequencies of Llama 3.1 (Grattafiori et al. 2024), Mistral's window (Jiang et
+al. 2023). The three conventions for FLOPs differ by up to 16 % at long context, so every number
+names the one it used.
 """
 
 from __future__ import annotations
@@ -10,10 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class FlopsConvention(StrEnum):
-    """How the floating-point operations of a training step are counted, per token."""
+    """How the floating-point operations of a training step are counted, per token.
+
+    None of them subtracts what a sliding window leaves out.
+    """
 
     PALM = "PaLM"
     """6·N + 12·L·h·hd·T with N all parameters (Chowdhery et al. 2022, appendix B)."""
@@ -24,6 +34,22 @@ class FlopsConvention(StrEnum):
 
     CAUSAL = "Causal"
     """As NoEmbedding, with half of the attention term, which the causal mask leaves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are slowed for a longer context than a model was first trained at:
+    the way that Hugging Face calls `llama3`.
+    """
+
+    factor: float
+    """What the lowest frequencies are divided by."""
+    low_freq_factor: float
+    """Frequencies with fewer turns than this in the original context are divided whole."""
+    high_freq_factor: float
+    """Frequencies with more turns than this stay; those between are interpolated."""
+    original_context_length: int
+    """Tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +67,16 @@ class ModelShape:
     tied_embeddings: bool
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-5
+    qkv_bias: bool = False
+    """Whether the products that make query, key and value add a bias (Qwen2.5)."""
+    qk_norm: bool = False
+    """Whether all heads' queries are normed as one vector, and all keys (OLMo-2)."""
+    norm_after: bool = False
+    """Whether attention and feed-forward are normed after and not before them (OLMo-2)."""
+    rope_scaling: RopeScaling | None = None
+    """None where rotary frequencies are those of rope_theta alone."""
+    sliding_window: int | None = None
+    """Tokens that a token sees, itself among them (Mistral 7B v0.1); None for all before it."""
 
     def __post_init__(self) -> None:
         """Refuse a shape that no decoder can have."""
@@ -54,6 +90,22 @@ class ModelShape:
                 f"headSize={self.head_size} is odd; rotary embeddings turn pairs, make it even"
             )
 
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> ModelShape:
+        """Return the shape whose `asdict` was written as JSON; fields that it lacks are Llama's.
+
+        Raises:
+            TypeError, ValueError: it is no shape.
+        """
+        scaling = fields.get("rope_scaling")
+        return cls(**{**fields, "rope_scaling": scaling and RopeScaling(**scaling)})
+
+    @property
+    def window(self) -> int | None:
+        """The sliding window where it is shorter than the context, so that it leaves tokens out."""
+        window = self.sliding_window
+        return window if window is not None and window < self.context_length else None
+
     def embedding_parameters(self) -> int:
         """Return the size of one vocabulary table."""
         return self.vocabulary_size * self.hidden_size
@@ -66,6 +118,8 @@ class ModelShape:
             self.hidden_size * (2 * query + 2 * key_value)
             + 3 * self.hidden_size * self.feed_forward_size
             + 2 * self.hidden_size
+            + (query + 2 * key_value) * self.qkv_bias
+            + (query + key_value) * self.qk_norm
         )
         tables = self.embedding_parameters() * (1 if self.tied_embeddings else 2)
         return tables + self.layers * layer + self.hidden_size

@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from modelscaling.api.base import ApiModel, Count, Decimal, Rule
+from modelscaling.api.base import ApiModel, Count, Decimal, Quantity, Rule, quantity_rule
 from modelscaling.preset import PRESETS
 
 
 def _known_preset(name: str) -> str:
     if name not in PRESETS:
         raise ValueError(
-            f"expected one of {', '.join(PRESETS)}; for another shape set layers, hiddenSize, "
-            f"heads and feedForwardSize"
+            f"expected one of {', '.join(PRESETS)}; for another shape set parameters, or layers, "
+            f"hiddenSize, heads and feedForwardSize"
         )
     return name
 
@@ -26,12 +26,21 @@ Preset = Annotated[
 
 
 class ModelSpec(ApiModel):
-    """Model is the shape of the decoder that is trained: a preset, or layers, hiddenSize, heads
-    and feedForwardSize. A field beside a preset replaces the preset's value.
+    """Model is the shape of the decoder that is trained: a preset, or a number of parameters, or
+    layers, hiddenSize, heads and feedForwardSize. A field beside a preset replaces the preset's
+    value.
     """
 
     preset: Preset | None = None
-    """Preset names a public model whose shape is taken; fields given beside it take precedence."""
+    """Preset names a public model whose shape is taken, with what its family does differently
+    from Llama; fields given beside it take precedence."""
+
+    parameters: Quantity | None = None
+    """Parameters is the size that is wished for, as an integer or with the suffix k, M, B or T; a
+    shape within 3 % of it is solved for, with the vocabulary and the tables that the other fields
+    say. Its proportions: hiddenSize / layers is 64 up to a hiddenSize of 2048, there are 32 layers
+    up to 4096, and hiddenSize / layers is 128 above; feedForwardSize is 8/3 of hiddenSize; heads
+    are 128 wide from a hiddenSize of 2048 on, 64 from 256 on, else 32 or 16."""
 
     layers: Annotated[Count, Field(ge=1, le=1024)] | None = None
     """Layers is the number of transformer blocks. Parameters, compute and memory grow with it in
@@ -74,14 +83,27 @@ class ModelSpec(ApiModel):
     rules = (
         Rule(
             expression=(
-                "has(self.preset) || (has(self.layers) && has(self.hiddenSize) && has(self.heads) "
-                "&& has(self.feedForwardSize))"
+                "has(self.preset) || has(self.parameters) || (has(self.layers) && "
+                "has(self.hiddenSize) && has(self.heads) && has(self.feedForwardSize))"
             ),
             message=(
-                "model needs a size; set preset, or all of layers, hiddenSize, heads and "
-                "feedForwardSize"
+                "model needs a size; set preset, or parameters, or all of layers, hiddenSize, "
+                "heads and feedForwardSize"
             ),
             field="",
+        ),
+        quantity_rule("parameters"),
+        Rule(
+            expression=(
+                "!has(self.parameters) || !(has(self.preset) || has(self.layers) || "
+                "has(self.hiddenSize) || has(self.heads) || has(self.kvHeads) || "
+                "has(self.headSize) || has(self.feedForwardSize))"
+            ),
+            message=(
+                "parameters={parameters} decides the size alone; remove preset, layers, "
+                "hiddenSize, heads, kvHeads, headSize and feedForwardSize, or remove parameters"
+            ),
+            field="parameters",
         ),
         Rule(
             expression="!has(self.heads) || !has(self.kvHeads) || self.heads % self.kvHeads == 0",

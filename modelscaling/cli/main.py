@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "train": "train a ModelScaling on this machine, without a cluster",
     "validate": "say what the API server and the operator would say of a file",
+    "grow": "make a checkpoint of a larger model from one of a smaller",
     "model": "print a model's parameters and FLOPs per token",
+    "export": "write a trained model as a directory that Hugging Face's transformers loads",
 }
 """The commands, each a module of this package with `add_arguments` and `run`."""
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.alias_generators import to_camel
 
-from modelscaling.api.model import ModelSpec
 from modelscaling.api.validation import InvalidSpecError, parse_model
 from modelscaling.cli.error import UsageError, invalid
 from modelscaling.cli.resource import model_scalings, read_documents
-from modelscaling.cli.setting import field_types, parse_value
+from modelscaling.cli.setting import parse_shape
 from modelscaling.preset import PRESETS
 from modelscaling.quantity import format_quantity
 from modelscaling.resolve import BYTE_VOCABULARY, resolve_shape
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """\
 example:
   modelscaling model --preset llama-3.1-8b --context 4096
+  modelscaling model --shape parameters=20M,vocabularySize=32000
   modelscaling model --shape layers=8,hiddenSize=512,heads=8,kvHeads=4,feedForwardSize=1536
 
 exit code: 0 printed, 2 the arguments, the file or the shape are wrong
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the model's numbers."""
     where, fields = _fields(options)
     if options.context:
-        fields = {**fields, **_pair(f"contextLength={options.context}", "--context")}
+        fields = {**fields, **parse_shape(f"contextLength={options.context}", "--context")}
     try:
         shape = resolve_shape(parse_model(fields), default_vocabulary=BYTE_VOCABULARY)
     except InvalidSpecError as error:
@@ -74,8 +74,7 @@ def _fields(options: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
     if options.preset:
         return "--preset", {_PRESET: options.preset}
     if options.shape:
-        pairs = [_pair(pair, "--shape") for pair in options.shape.split(",")]
-        return "--shape", {name: value for pair in pairs for name, value in pair.items()}
+        return "--shape", parse_shape(options.shape, "--shape")
     document = model_scalings(options.file, read_documents(options.file))[0]
     spec = document.get("spec")
     model = spec.get("model") if isinstance(spec, dict) else None
@@ -84,24 +83,13 @@ def _fields(options: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
     return options.file, model
 
 
-def _pair(pair: str, what: str) -> dict[str, object]:
-    """Return one `name=value` of a shape."""
-    name, separator, text = pair.partition("=")
-    types = field_types(ModelSpec, name)
-    if not separator or types is None or name == _PRESET:
-        known = [str(info.alias) for info in ModelSpec.model_fields.values()]
-        known.remove(_PRESET)
-        raise UsageError(f"{what}: {pair!r} is not NAME=VALUE with NAME one of {', '.join(known)}")
-    return {name: parse_value(types, text, what)}
-
-
 def _as_json(shape: ModelShape) -> dict[str, Any]:
     return {
         "parameters": shape.parameters(),
         "flops_per_token": {
             convention.value: shape.flops_per_token(convention) for convention in FlopsConvention
         },
-        "shape": {to_camel(name): value for name, value in asdict(shape).items()},
+        "shape": _camel(asdict(shape)),
     }
 
 
@@ -112,6 +100,24 @@ def _as_text(shape: ModelShape) -> str:
         f"FLOPs per token, forward and backward, at a context of {shape.context_length:,}",
         *(f"  {name:<12}{flops:,}" for name, flops in content["flops_per_token"].items()),
         "shape",
-        *(f"  {name:<18}{value}" for name, value in content["shape"].items()),
+        *_shape_lines(content["shape"]),
     ]
     return "\n".join(lines)
+
+
+def _camel(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        to_camel(name): _camel(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+
+
+def _shape_lines(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a line for each field; what the shape does not have is left out."""
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            lines += _shape_lines(value, f"{prefix}{name}.")
+        elif value is not None:
+            lines.append(f"  {prefix + name:<36}{value}")
+    return lines

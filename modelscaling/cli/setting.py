@@ -1,4 +1,6 @@
-"""`--set spec.path=value`: change a spec from the command line, in fields that exist."""
+"""`--set spec.path=value` and `--shape name=value,…`: fields of a spec on the command line, which
+must exist.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 
 from modelscaling.api.base import ApiModel
+from modelscaling.api.model import ModelSpec
 from modelscaling.api.modelscaling import ModelScalingSpec
 from modelscaling.cli.error import UsageError
 
 _ROOT = "spec"
+_PRESET = "preset"
 
 
 def with_settings(spec: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -32,6 +36,25 @@ def with_settings(spec: Mapping[str, Any], settings: list[str]) -> dict[str, Any
             raise UsageError(f"--set {setting}: {path!r} is not below spec; write spec.path=value")
         _put(changed, names, parse_value(_field_types(names, setting), text, f"--set {setting}"))
     return changed
+
+
+def parse_shape(text: str, what: str) -> dict[str, object]:
+    """Return fields of `spec.model`, such as `layers=2,hiddenSize=64`, but for the preset.
+
+    Raises:
+        UsageError: one is no field, or its value is no scalar; `what` names the argument.
+    """
+    return dict(_shape_field(pair, what) for pair in text.split(","))
+
+
+def _shape_field(pair: str, what: str) -> tuple[str, object]:
+    name, separator, text = pair.partition("=")
+    types = field_types(ModelSpec, name)
+    if not separator or types is None or name == _PRESET:
+        known = [str(info.alias) for info in ModelSpec.model_fields.values()]
+        known.remove(_PRESET)
+        raise UsageError(f"{what}: {pair!r} is not NAME=VALUE with NAME one of {', '.join(known)}")
+    return name, parse_value(types, text, what)
 
 
 def parse_value(types: list[Any], text: str, what: str) -> object:

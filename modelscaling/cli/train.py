@@ -7,19 +7,16 @@ process over.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.checkpoint import CheckpointSpec
 from modelscaling.api.validation import InvalidSpecError
-from modelscaling.cli.error import UsageError, invalid
+from modelscaling.cli.error import invalid
 from modelscaling.cli.resource import model_scalings, parse_resource, read_documents
 from modelscaling.cli.setting import with_settings
+from modelscaling.cli.trainer_program import become, check_is_installed
 from modelscaling.configuration import CheckpointConfiguration
 from modelscaling.local_run import TRAINER_MODULE, LocalRun
 from modelscaling.resolve import resolve_configuration, resolve_plan
@@ -79,10 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> NoReturn:
     """Check and resolve the run, then become the trainer."""
-    for module in ("torch", TRAINER_MODULE.partition(".")[0]):
-        if find_spec(module) is None:
-            raise UsageError(f"{module} is not installed; run: pip install 'modelscaling[trainer]'")
-    _become_trainer(resolve(options))
+    check_is_installed()
+    become(TRAINER_MODULE, resolve(options))
 
 
 def resolve(options: argparse.Namespace) -> LocalRun:
@@ -130,17 +125,6 @@ def _default_checkpoint() -> CheckpointConfiguration:
     return CheckpointConfiguration(
         every_steps=fields["every_steps"].default, keep=fields["keep"].default
     )
-
-
-def _become_trainer(local_run: LocalRun) -> NoReturn:
-    """Replace this process: signals and the exit code are then the trainer's own."""
-    with tempfile.TemporaryFile() as file:
-        file.write(local_run.model_dump_json().encode())
-        file.seek(0)
-        os.dup2(file.fileno(), sys.__stdin__.fileno() if sys.__stdin__ else 0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", TRAINER_MODULE])  # noqa: S606
 
 
 def _positive(text: str) -> int:

@@ -16,6 +16,8 @@ F = feedForwardSize and b bytes of a number in the compute type:
 | key and value, those of the whole sample on every process of the context axis | 2 · b · K |
 | attention's normalisers in float32 | 4 · heads |
 | gate, its activation, up, their product | 4 · b · F |
+| with a norm of queries and keys, its inputs in float32 | 4 · (A + K) |
+| then on a CPU, what they are divided to, in float32 | 4 · (A + K) |
 | on a CPU, the probabilities of the unmasked half, up to 2048 tokens | b · heads · T / 2 |
 
 All is divided by the tensor axis and, in tokens, by the context axis. Selective checkpointing keeps
@@ -198,7 +200,13 @@ def _kept(workload: Workload, mesh: Mesh, mode: ActivationCheckpointing) -> int:
         number * (2 * hidden + 3 * query + key_value + 4 * feed_forward)
         + 4 * ((4 if workload.computes_on_cpu else 2) * hidden + shape.heads)
         + number * shape.heads * _kept_probabilities(workload)
+        + 4 * (2 if workload.computes_on_cpu else 1) * _normed_heads(shape)
     )
+
+
+def _normed_heads(shape: ModelShape) -> int:
+    """Return the elements of the queries and keys that are normed, for each token."""
+    return (shape.heads + shape.kv_heads) * shape.head_size * shape.qk_norm
 
 
 def _kept_probabilities(workload: Workload) -> int:

@@ -64,8 +64,23 @@ BROKEN_RULES = [
     pytest.param(
         {"model__layers": None},
         "spec.model",
-        "model needs a size; set preset, or all of layers, hiddenSize, heads and feedForwardSize",
+        "model needs a size; set preset, or parameters, or all of layers, hiddenSize, heads and "
+        "feedForwardSize",
         id="no size",
+    ),
+    pytest.param(
+        {"model__parameters": "20M"},
+        "spec.model.parameters",
+        "parameters=20M decides the size alone; remove preset, layers, hiddenSize, heads, "
+        "kvHeads, headSize and feedForwardSize, or remove parameters",
+        id="a wish for a size beside a shape",
+    ),
+    pytest.param(
+        {"model": {"parameters": "20X"}},
+        "spec.model.parameters",
+        "parameters=20X is not a quantity; write a positive integer or a number with the suffix "
+        "k, M, B or T, such as 200M",
+        id="a size with an unknown suffix",
     ),
     pytest.param(
         {"training__tokens": "200X"},

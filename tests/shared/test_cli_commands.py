@@ -153,6 +153,22 @@ def test_model_takes_a_shape(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at a context of 64" in printed
 
 
+def test_model_solves_for_a_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "--shape", "parameters=20M", "--json"]) == 0
+
+    content = json.loads(capsys.readouterr().out)
+    assert content["parameters"] == pytest.approx(20e6, rel=0.03)
+    assert content["shape"]["hiddenSize"] == 512
+
+
+def test_model_prints_what_a_family_does_differently(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model", "--preset", "llama-3.1-8b"])
+
+    printed = capsys.readouterr().out
+    assert "  ropeScaling.lowFreqFactor           1.0\n" in printed
+    assert "slidingWindow" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -198,7 +214,7 @@ def test_a_file_that_is_not_there_is_wrong_use(capsys: pytest.CaptureFixture[str
     )
 
 
-@pytest.mark.parametrize("command", ["train", "validate", "model"])
+@pytest.mark.parametrize("command", ["train", "validate", "model", "export", "grow"])
 def test_the_help_of_each_command_has_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,21 @@ def test_a_vocabulary_below_the_bytes_is_refused() -> None:
             {"kv_heads": 8, "heads": 8, "head_size": 128},
             id="another width has its own head size and kv heads",
         ),
+        pytest.param(
+            {"preset": "qwen2.5-0.5b", "layers": 2, "contextLength": 512},
+            {"layers": 2, "qkv_bias": True, "rope_theta": 1e6, "context_length": 512},
+            id="a preset brings what its family does differently",
+        ),
+        pytest.param(
+            {"parameters": "20M", "contextLength": 512},
+            {"layers": 7, "hidden_size": 512, "vocabulary_size": 256, "context_length": 512},
+            id="a wish for a size",
+        ),
+        pytest.param(
+            {"parameters": "20M", "vocabularySize": 32000, "tiedEmbeddings": False},
+            {"hidden_size": 256, "vocabulary_size": 32000, "tied_embeddings": False},
+            id="a wish for a size with two large tables",
+        ),
     ],
 )
 def test_a_shape_is_the_preset_with_what_is_given(
@@ -61,6 +76,19 @@ def test_a_shape_is_the_preset_with_what_is_given(
     shape = _configuration(model=changes).model
 
     assert {name: getattr(shape, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parameters": "1M", "vocabularySize": 128256}, "no decoder with vocabularySize=128256"),
+        ({"parameters": "2T"}, "parameters=2000000000000 is not between"),
+        ({"parameters": "0.5"}, "'0.5' is not a whole number"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_says_why(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSpecError, match=rf"^spec\.model\.parameters: {message}"):
+        _configuration(model=changes)
 
 
 def test_kv_heads_that_do_not_fit_a_preset_are_a_problem_of_the_model() -> None:

@@ -66,6 +66,9 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         vocabulary_size=draw(st.integers(1, 24)),
         context_length=draw(st.integers(1, 64)),
         tied_embeddings=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        qk_norm=draw(st.booleans()),
+        norm_after=draw(st.booleans()),
     )
 
 

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from modelscaling_trainer.model.attention import causal_attention
 
 
-def _reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, window: int | None = None
+) -> torch.Tensor:
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    out: torch.Tensor = scores.masked_fill(future, float("-inf")).softmax(-1) @ v
+    past = torch.ones_like(future).tril(-(window or len(future)))
+    out: torch.Tensor = scores.masked_fill(future | past, float("-inf")).softmax(-1) @ v
     return out
 
 
@@ -29,10 +32,18 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     groups=st.integers(1, 4),
     tokens=st.integers(1, 150),
     size=st.sampled_from([2, 8, 30]),
+    window=st.none() | st.integers(1, 160),
     seed=st.integers(0, 1000),
 )
 def test_forward_and_backward_are_those_of_the_formula(
-    *, batch: int, kv_heads: int, groups: int, tokens: int, size: int, seed: int
+    *,
+    batch: int,
+    kv_heads: int,
+    groups: int,
+    tokens: int,
+    size: int,
+    window: int | None,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
     shapes = [kv_heads * groups, kv_heads, kv_heads]
@@ -41,7 +52,8 @@ def test_forward_and_backward_are_those_of_the_formula(
         for heads in shapes
     ]
     direction = torch.randn(batch, kv_heads * groups, tokens, size, dtype=torch.float64)
-    ours, exact = causal_attention(*inputs), _reference(*inputs)
+    ours = causal_attention(*inputs, window=window)
+    exact = _reference(*inputs, window=window)
 
     assert torch.allclose(exact, ours, atol=1e-12)
     expected = torch.autograd.grad(exact, inputs, direction)
@@ -88,10 +100,11 @@ def test_a_token_cannot_see_those_after_it(tokens: int) -> None:
     groups=st.integers(1, 3),
     queries=st.integers(1, 140),
     before=st.integers(0, 150),
+    window=st.none() | st.integers(1, 300),
     seed=st.integers(0, 1000),
 )
 def test_fewer_queries_than_keys_are_the_last_ones(
-    *, kv_heads: int, groups: int, queries: int, before: int, seed: int
+    *, kv_heads: int, groups: int, queries: int, before: int, window: int | None, seed: int
 ) -> None:
     torch.manual_seed(seed)
     tokens = before + queries
@@ -101,8 +114,8 @@ def test_fewer_queries_than_keys_are_the_last_ones(
         for count in (heads, kv_heads, kv_heads)
     ]
     direction = torch.randn(2, heads, queries, 8, dtype=torch.float64)
-    expected = causal_attention(*whole)[:, :, before:]
-    last = causal_attention(whole[0][:, :, before:], whole[1], whole[2])
+    expected = causal_attention(*whole, window=window)[:, :, before:]
+    last = causal_attention(whole[0][:, :, before:], whole[1], whole[2], window=window)
 
     assert torch.allclose(expected, last, atol=1e-12)
     for reference, gradient in zip(
@@ -133,12 +146,13 @@ def test_fewer_queries_than_keys_in_bfloat16_are_near_those_in_float32() -> None
         assert _relative_error(reference, gradient) < 0.01
 
 
-def test_fewer_queries_than_keys_of_a_long_context_are_the_last_ones() -> None:
+@pytest.mark.parametrize("window", [None, 40, 2090])
+def test_fewer_queries_than_keys_of_a_long_context_are_the_last_ones(window: int | None) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, 2100, 8) for heads in (2, 1, 1))
-    last = causal_attention(q[:, :, -70:], k, v)
+    last = causal_attention(q[:, :, -70:], k, v, window=window)
 
-    assert torch.allclose(_reference(q, k, v)[:, :, -70:], last, atol=1e-4)
+    assert torch.allclose(_reference(q, k, v, window=window)[:, :, -70:], last, atol=1e-4)
 
 
 def _relative_error(expected: torch.Tensor, actual: torch.Tensor) -> float:

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from modelscaling_trainer.model.decoder import Decoder, cross_entropy_sum
 from tests.trainer.decoders import make_decoder, make_shape
+from tests.trainer.families import FAMILIES, draw, make_transformers_model, their_name
 
 if TYPE_CHECKING:
     from modelscaling.shape import ModelShape
@@ -26,6 +26,9 @@ SHAPES = st.builds(
     feed_forward_size=st.integers(1, 50),
     vocabulary_size=st.integers(2, 70),
     tied_embeddings=st.booleans(),
+    qkv_bias=st.booleans(),
+    qk_norm=st.booleans(),
+    norm_after=st.booleans(),
 )
 
 
@@ -40,23 +43,21 @@ def test_the_parameter_count_is_the_shapes(shape: ModelShape) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"tied_embeddings": True},
         {"kv_heads": 4},
         {"kv_heads": 1},
         {"head_size": 16},
         {"rope_theta": 500_000.0, "norm_epsilon": 1e-6},
+        *FAMILIES.values(),
     ],
-    ids=["grouped", "tied", "multi-head", "multi-query", "wide heads", "other constants"],
+    ids=["tied", "multi-head", "multi-query", "wide heads", "other constants", *FAMILIES],
 )
-def test_logits_and_gradients_are_those_of_hugging_face(changes: dict[str, Any]) -> None:
+def test_logits_and_gradients_are_those_of_hugging_face(changes: dict[str, object]) -> None:
     shape = make_shape(**changes)
     ours = make_decoder(shape)
-    theirs = _hugging_face(shape)
-    weights = {
-        name if name == "lm_head.weight" else f"model.{name}": tensor
-        for name, tensor in ours.state_dict().items()
-    }
+    draw(ours)
+    theirs = make_transformers_model(shape)
+    weights = {their_name(name): tensor for name, tensor in ours.state_dict().items()}
     theirs.load_state_dict(weights)
     ids = torch.randint(shape.vocabulary_size, (3, 40))
 
@@ -64,30 +65,12 @@ def test_logits_and_gradients_are_those_of_hugging_face(changes: dict[str, Any])
     mine.square().mean().backward()
     reference.square().mean().backward()
 
-    assert torch.allclose(reference, mine, atol=1e-5, rtol=0)
+    assert torch.allclose(reference, mine, atol=1e-5, rtol=1e-5)
     for name, parameter in ours.named_parameters():
-        other = theirs.get_parameter(name if name == "lm_head.weight" else f"model.{name}")
+        other = theirs.get_parameter(their_name(name))
         assert other.grad is not None
         assert parameter.grad is not None
         assert torch.allclose(other.grad, parameter.grad, atol=1e-5, rtol=1e-3), name
-
-
-def _hugging_face(shape: ModelShape) -> Any:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocabulary_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.feed_forward_size,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            head_dim=shape.head_size,
-            max_position_embeddings=shape.context_length,
-            rms_norm_eps=shape.norm_epsilon,
-            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-            tie_word_embeddings=shape.tied_embeddings,
-        )
-    )
 
 
 def test_the_loss_of_a_fresh_model_is_that_of_guessing() -> None:

@@ -44,6 +44,10 @@ def small_shapes(draw: st.DrawFn) -> ModelShape:
         vocabulary_size=256,
         context_length=16,
         tied_embeddings=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        qk_norm=draw(st.booleans()),
+        norm_after=draw(st.booleans()),
+        sliding_window=draw(st.sampled_from([None, 5])),
     )
 
 

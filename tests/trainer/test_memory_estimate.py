@@ -16,9 +16,11 @@ _DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 _BATCH = 4
 
 
-def _kept_bytes(layers: int, precision: Precision, mode: ActivationCheckpointing) -> int:
+def _kept_bytes(
+    layers: int, precision: Precision, mode: ActivationCheckpointing, family: dict[str, bool]
+) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, weights left out."""
-    shape = make_workload(layers=layers, context_length=128).shape
+    shape = make_workload(layers=layers, context_length=128, **family).shape
     model = Decoder(shape, compute_dtype=_DTYPES[precision], recompute=recompute(mode))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
@@ -37,7 +39,9 @@ def _kept_bytes(layers: int, precision: Precision, mode: ActivationCheckpointing
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def _estimated_bytes(layers: int, precision: Precision, mode: ActivationCheckpointing) -> int:
+def _estimated_bytes(
+    layers: int, precision: Precision, mode: ActivationCheckpointing, family: dict[str, bool]
+) -> int:
     workload = make_workload(
         replicas=1,
         layers=layers,
@@ -45,18 +49,25 @@ def _estimated_bytes(layers: int, precision: Precision, mode: ActivationCheckpoi
         global_batch_size=_BATCH,
         precision=precision,
         activation_checkpointing=mode,
+        **family,
     )
     memory = estimate_memory(workload, Mesh())
     return memory.activations + memory.gathered
 
 
+@pytest.mark.parametrize(
+    "family",
+    [{}, {"qkv_bias": True}, {"qk_norm": True, "norm_after": True}],
+    ids=["llama", "qwen2.5", "olmo-2"],
+)
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("mode", [ActivationCheckpointing.NONE, ActivationCheckpointing.FULL])
 def test_a_layer_keeps_what_the_plan_says(
-    precision: Precision, mode: ActivationCheckpointing
+    precision: Precision, mode: ActivationCheckpointing, family: dict[str, bool]
 ) -> None:
     # The difference of two depths leaves out what is kept outside of the layers.
-    kept = _kept_bytes(4, precision, mode) - _kept_bytes(2, precision, mode)
-    estimated = _estimated_bytes(4, precision, mode) - _estimated_bytes(2, precision, mode)
+    kept = _kept_bytes(4, precision, mode, family) - _kept_bytes(2, precision, mode, family)
+    estimated = _estimated_bytes(4, precision, mode, family)
+    estimated -= _estimated_bytes(2, precision, mode, family)
 
     assert kept == pytest.approx(estimated, rel=0.01)

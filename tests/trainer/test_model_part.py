@@ -43,12 +43,18 @@ MESHES = [
 ]
 
 
+MODELS: list[dict[str, bool]] = [
+    {"model__tied_embeddings": True},
+    {"model__tied_embeddings": False},
+    {"model__qkv_bias": True},
+    {"model__qk_norm": True, "model__norm_after": True},
+]
+
+
 def _differing(rank: int, mesh: Mesh) -> list[str]:
     torch.manual_seed(rank)
     groups = axis_groups(mesh, rank=rank, device=CPU, everybody=everybody())
-    runs = [
-        make_run("unused", model__layers=4, model__tied_embeddings=tied) for tied in (True, False)
-    ]
+    runs = [make_run("unused", model__layers=4, **changes) for changes in MODELS]
     return [what for run in runs for what in _differing_weights(run, mesh, rank, groups)]
 
 
@@ -75,9 +81,7 @@ def _differing_weights(
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_torch_holds_what_the_layout_says_of_tied_and_untied_models(
-    mesh: Mesh, tmp_path: Path
-) -> None:
+def test_torch_holds_what_the_layout_says_of_each_kind_of_model(mesh: Mesh, tmp_path: Path) -> None:
     differing = on_every_rank(_differing, mesh.size, mesh, meeting=tmp_path / "meeting")
 
     assert differing == [[]] * mesh.size

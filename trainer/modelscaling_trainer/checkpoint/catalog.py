@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from modelscaling.growth.lineage import NO_LINEAGE, Lineage, lineage_from_json
+from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -36,15 +38,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
-    from modelscaling.shape import ModelShape
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""The version of the format; a newer one is refused."""
-_DESCRIPTION = "checkpoint.json"
+FORMAT = 3
+"""The version of the format; a newer one is refused. Version 2 had no lineage."""
+DESCRIPTION = "checkpoint.json"
+"""The file that makes a directory a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Checkpoint:
     model: dict[str, Any]
     """The shape of its model, by field."""
     tensors: Mapping[str, StoredTensor]
+    lineage: Lineage = NO_LINEAGE
+    """The models that its model was grown from."""
 
     def load(self, shards: Mapping[str, Shard]) -> None:
         """Fill tensors in place, by their names; reads no more than what they hold.
@@ -137,6 +141,11 @@ def find(directory: Path, step: int) -> Checkpoint | None:
     return read(directory / name_of(step))
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory has what makes a checkpoint, torn or not."""
+    return (path / DESCRIPTION).is_file()
+
+
 def read(path: Path) -> Checkpoint | None:
     """Return the checkpoint at `path`, or None where it is torn.
 
@@ -144,7 +153,7 @@ def read(path: Path) -> Checkpoint | None:
         ConfigurationError: it is of a newer format.
     """
     try:
-        description = json.loads((path / _DESCRIPTION).read_text())
+        description = json.loads((path / DESCRIPTION).read_text())
         _check_format(path, description["format"])
         _check_sizes(path, description["files"])
         return Checkpoint(
@@ -152,6 +161,7 @@ def read(path: Path) -> Checkpoint | None:
             counters=Counters(**description["counters"]),
             model=description["model"],
             tensors=from_json(description["tensors"]),
+            lineage=lineage_from_json(description.get("lineage", [])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("skipping the torn checkpoint %s: %r", path, error)
@@ -164,11 +174,11 @@ def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
     Raises:
         ConfigurationError: a field of the shape differs.
     """
-    declared = asdict(shape)
+    written = asdict(ModelShape.from_fields(checkpoint.model))
     differences = [
-        f"{field}: {checkpoint.model.get(field)} in the checkpoint, {value} declared"
-        for field, value in declared.items()
-        if checkpoint.model.get(field) != value
+        f"{field}: {written[field]} in the checkpoint, {value} declared"
+        for field, value in asdict(shape).items()
+        if written[field] != value
     ]
     if differences:
         raise ConfigurationError(
@@ -198,6 +208,7 @@ def write_description(
     shape: ModelShape,
     files: Sequence[str],
     tensors: Mapping[str, StoredTensor],
+    lineage: Lineage = NO_LINEAGE,
 ) -> None:
     """Write what makes the files in a directory a checkpoint, and return when the names of all
     are on the disk.
@@ -209,10 +220,11 @@ def write_description(
         "format": FORMAT,
         "counters": asdict(counters),
         "model": asdict(shape),
+        "lineage": lineage.to_json(),
         "files": {name: (path / name).stat().st_size for name in files},
         "tensors": to_json(tensors),
     }
-    with (path / _DESCRIPTION).open("w") as file:
+    with (path / DESCRIPTION).open("w") as file:
         json.dump(description, file)
         file.flush()
         os.fsync(file.fileno())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from modelscaling.layout import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 DTYPES = {
@@ -70,8 +71,18 @@ def write_part(path: Path, blocks: Sequence[Block], data: memoryview) -> None:
     Raises:
         OSError: it could not be written; what there is of it is not removed.
     """
+    write_blocks(path, blocks, [data])
+
+
+def write_blocks(path: Path, blocks: Sequence[Block], contents: Iterable[memoryview]) -> None:
+    """Write a part to the disk; `contents` are its bytes, in as many runs as one likes, each of
+    which is asked for when those before it are written.
+
+    Raises:
+        OSError: it could not be written; what there is of it is not removed.
+    """
     with path.open("wb", buffering=0) as file:
-        for content in (memoryview(_header(blocks)), data):
+        for content in chain([memoryview(_header(blocks))], contents):
             rest = content
             while rest:
                 rest = rest[file.write(rest) :]  # one call writes 2 GiB at most

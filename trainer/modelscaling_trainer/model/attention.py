@@ -7,7 +7,8 @@ only those keys that the causal mask allows, with the query heads of a group sta
 one product. The probabilities are kept for the backward pass, which takes memory that grows with
 the square of the context; beyond `_LONGEST_CHUNKED` tokens SDPA takes over.
 
-Queries may be fewer than keys: then they are the last ones of them (context parallelism).
+Queries may be fewer than keys: then they are the last ones of them (context parallelism). A window
+hides all but the last keys before each query (Mistral 7B).
 
 Letters of the shapes: B batch, H query heads, K key/value heads, G = H / K query heads of a group,
 T query tokens, S key tokens, D head size, N = B·K, R = query rows of a block.
@@ -31,15 +32,22 @@ _BLOCK_ROWS = 64
 _LONGEST_CHUNKED = 2048
 
 
-def causal_attention(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
+def causal_attention(
+    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, *, window: int | None = None
+) -> Tensor:
     """Return softmax(q·kᵀ/√D + causal mask)·v, of the queries' shape; query i of T sees the keys up
-    to S - T + i.
+    to S - T + i, and only the last `window` of them where that is given.
     """
     tokens, seen = q_BHTD.shape[2], k_BKSD.shape[2]
     if q_BHTD.device.type == "cpu" and seen <= _LONGEST_CHUNKED:
-        chunked: Tensor = _chunked(q_BHTD, k_BKSD, v_BKSD)
+        chunked: Tensor = _chunked(q_BHTD, k_BKSD, v_BKSD, window or seen)
         return chunked
     grouped = q_BHTD.shape[1] != k_BKSD.shape[1]
+    if window is not None and window < seen:
+        mask_TS = _window_mask(tokens, seen, window, q_BHTD.device)
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BKSD, v_BKSD, attn_mask=mask_TS, enable_gqa=grouped
+        )
     if tokens == seen:
         return F.scaled_dot_product_attention(
             q_BHTD, k_BKSD, v_BKSD, is_causal=True, enable_gqa=grouped
@@ -52,13 +60,25 @@ def causal_attention(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
     )
 
 
-def _chunked(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:
-    return cast("Tensor", _ChunkedAttention.apply(q_BHTD, k_BKSD, v_BKSD))
+def _window_mask(tokens: int, seen: int, window: int, device: torch.device) -> Tensor:
+    """Return which keys (T, S) each query sees."""
+    ones_TS = torch.ones(tokens, seen, dtype=torch.bool, device=device)
+    return ones_TS.tril(seen - tokens).triu(seen - tokens - window + 1)
+
+
+def _chunked(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, window: int) -> Tensor:
+    return cast("Tensor", _ChunkedAttention.apply(q_BHTD, k_BKSD, v_BKSD, window))
 
 
 class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        q_BHTD: Tensor,
+        k_BKSD: Tensor,
+        v_BKSD: Tensor,
+        window: int,
+    ) -> Tensor:
         batch, heads, tokens, size = q_BHTD.shape
         seen = k_BKSD.shape[2]
         groups = heads // k_BKSD.shape[1]
@@ -69,15 +89,17 @@ class _ChunkedAttention(torch.autograd.Function):
         mask = torch.full((_BLOCK_ROWS, _BLOCK_ROWS), float("-inf"), dtype=q_BHTD.dtype).triu(1)
         probabilities = []
         for start, end in _blocks(tokens):
-            p_NRS = _probabilities(q_NGTD, k_NSD, mask, start, end)
-            out = torch.bmm(p_NRS, v_NSD[:, : p_NRS.shape[2]])
+            first, last = _keys(start, end, seen - tokens, window)
+            p_NRS = _probabilities(q_NGTD[:, :, start:end], k_NSD[:, first:last], mask, window)
+            out = torch.bmm(p_NRS, v_NSD[:, first:last])
             out_NGTD[:, :, start:end] = out.view(-1, groups, end - start, size)
             probabilities.append(p_NRS)
+        ctx.window = window
         ctx.save_for_backward(q_NGTD, k_NSD, v_NSD, out_NGTD, *probabilities)
         return out_NGTD.view(batch, heads, tokens, size)
 
     @staticmethod
-    def backward(ctx: Any, grad_BHTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+    def backward(ctx: Any, grad_BHTD: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
         q_NGTD, k_NSD, v_NSD, out_NGTD, *probabilities = ctx.saved_tensors
         rows, groups, tokens, size = q_NGTD.shape
         scale = size**-0.5
@@ -89,21 +111,22 @@ class _ChunkedAttention(torch.autograd.Function):
         dk_NSD = torch.zeros_like(k_NSD, dtype=wide)
         dv_NSD = torch.zeros_like(v_NSD, dtype=wide)
         for (start, end), p_NRS in zip(_blocks(tokens), probabilities, strict=True):
-            seen = p_NRS.shape[2]
+            first, last = _keys(start, end, k_NSD.shape[1] - tokens, ctx.window)
             q_NRD = q_NGTD[:, :, start:end].reshape(rows, -1, size)
             grad_NRD = grad_NGTD[:, :, start:end].reshape(rows, -1, size)
-            dv_NSD[:, :seen].add_(torch.bmm(p_NRS.transpose(1, 2), grad_NRD))
-            ds_NRS = torch.bmm(grad_NRD, v_NSD[:, :seen].transpose(1, 2))
+            dv_NSD[:, first:last].add_(torch.bmm(p_NRS.transpose(1, 2), grad_NRD))
+            ds_NRS = torch.bmm(grad_NRD, v_NSD[:, first:last].transpose(1, 2))
             ds_NRS.sub_(delta_NGT1[:, :, start:end].reshape(rows, -1, 1)).mul_(p_NRS)
-            dq = torch.bmm(ds_NRS, k_NSD[:, :seen]).mul_(scale)
+            dq = torch.bmm(ds_NRS, k_NSD[:, first:last]).mul_(scale)
             dq_NGTD[:, :, start:end] = dq.view(rows, groups, end - start, size)
-            dk_NSD[:, :seen].add_(torch.bmm(ds_NRS.transpose(1, 2), q_NRD), alpha=scale)
+            dk_NSD[:, first:last].add_(torch.bmm(ds_NRS.transpose(1, 2), q_NRD), alpha=scale)
         batch, heads = grad_BHTD.shape[:2]
         kv_shape = (batch, heads // groups, -1, size)
         return (
             dq_NGTD.view(grad_BHTD.shape),
             dk_NSD.to(k_NSD.dtype).view(kv_shape),
             dv_NSD.to(v_NSD.dtype).view(kv_shape),
+            None,
         )
 
 
@@ -112,19 +135,22 @@ def _blocks(tokens: int) -> list[tuple[int, int]]:
     return [(row, min(row + _BLOCK_ROWS, tokens)) for row in range(0, tokens, _BLOCK_ROWS)]
 
 
-def _probabilities(
-    q_NGTD: Tensor,
-    k_NSD: Tensor,
-    mask: Tensor,
-    start: int,
-    end: int,
-) -> Tensor:
-    """Return the probabilities of a block of rows over the keys up to its last row."""
-    count, groups, tokens, size = q_NGTD.shape
-    rows = end - start
-    before = k_NSD.shape[1] - tokens  # keys that every query sees
-    seen = before + end
-    q_NRD = q_NGTD[:, :, start:end].reshape(count, groups * rows, size)
-    scores_NRS = torch.bmm(q_NRD * size**-0.5, k_NSD[:, :seen].transpose(1, 2))
-    scores_NRS.view(count, groups, rows, seen)[..., before + start :].add_(mask[:rows, :rows])
+def _keys(start: int, end: int, before: int, window: int) -> tuple[int, int]:
+    """Return the first and the last key (exclusive) that a block of rows sees, where all rows see
+    `before` keys of older tokens.
+    """
+    return max(before + start - window + 1, 0), before + end
+
+
+def _probabilities(q_NGRD: Tensor, k_NSD: Tensor, mask: Tensor, window: int) -> Tensor:
+    """Return the probabilities (N, G·R, S) of a block of rows over the keys up to its last row."""
+    count, groups, rows, size = q_NGRD.shape
+    seen = k_NSD.shape[1]
+    q_NRD = q_NGRD.reshape(count, groups * rows, size)
+    scores_NRS = torch.bmm(q_NRD * size**-0.5, k_NSD.transpose(1, 2))
+    scores = scores_NRS.view(count, groups, rows, seen)
+    scores[..., seen - rows :].add_(mask[:rows, :rows])
+    if window < seen:
+        hidden = torch.ones(rows, seen, dtype=torch.bool).tril(seen - rows - window)
+        scores.masked_fill_(hidden, float("-inf"))
     return torch.softmax(scores_NRS, dim=-1)

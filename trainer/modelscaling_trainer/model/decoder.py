@@ -1,8 +1,10 @@
-"""A Llama-like decoder: RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+"""A Llama-like decoder: RMSNorm, SwiGLU, rotary positions, grouped-query attention; with what
+Mistral, Qwen2.5 and OLMo-2 do differently, where the shape says so.
 
-Parameters have the names and meanings of Hugging Face's Llama without the prefix `model.`, so
+Parameters have the names and meanings of Hugging Face's models without the prefix `model.`, so
 weights can go either way, and logits agree. Weights are kept in float32 and turned to the compute
-type where they are used; norms, the rotary tables and the loss are computed in float32.
+type where they are used; norms, the rotary tables and the loss are computed in float32, and norms
+in float64 where that is the compute type.
 
 A decoder may be one pipeline stage: some of the layers, under the same names.
 
@@ -14,6 +16,8 @@ size, F feed-forward size, V vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
+from math import pi
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,22 +33,25 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from modelscaling.shape import ModelShape
+    from modelscaling.shape import ModelShape, RopeScaling
     from modelscaling_trainer.model.recompute import Recompute
 
 
 class Linear(nn.Linear):
-    """A matrix product without bias in the type of its input."""
+    """A matrix product in the type of its input."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
         """Draw nothing: weights are set by name, and on the meta device torch draws in Python."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class' name
-        """Return input · weightᵀ."""
-        return F.linear(input, self.weight.to(input.dtype))
+        """Return input · weightᵀ + bias."""
+        weight = self.weight.to(input.dtype)
+        # A bias that torch's Linear does not have is None there, though its stubs deny it.
+        bias: Tensor | None = self.bias
+        return F.linear(input, weight, None if bias is None else bias.to(input.dtype))
 
 
 class Embedding(nn.Embedding):
@@ -64,7 +71,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Return the normed input in its own type."""
-        normed = F.rms_norm(x_BTE.float(), x_BTE.shape[-1:], self.weight.float(), self._epsilon)
+        wide = torch.promote_types(x_BTE.dtype, torch.float32)
+        normed = F.rms_norm(x_BTE.to(wide), x_BTE.shape[-1:], self.weight.to(wide), self._epsilon)
         return normed.to(x_BTE.dtype)
 
 
@@ -75,21 +83,31 @@ class Attention(nn.Module):
         super().__init__()
         self._head_size = shape.head_size
         query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-        self.q_proj = Linear(shape.hidden_size, query)
-        self.k_proj = Linear(shape.hidden_size, key)
-        self.v_proj = Linear(shape.hidden_size, key)
+        self.q_proj = Linear(shape.hidden_size, query, bias=shape.qkv_bias)
+        self.k_proj = Linear(shape.hidden_size, key, bias=shape.qkv_bias)
+        self.v_proj = Linear(shape.hidden_size, key, bias=shape.qkv_bias)
         self.o_proj = Linear(query, shape.hidden_size)
+        self.q_norm: nn.Module | None = None
+        self.k_norm: nn.Module | None = None
+        if shape.qk_norm:
+            self.q_norm = RMSNorm(query, shape.norm_epsilon)
+            self.k_norm = RMSNorm(key, shape.norm_epsilon)
         # Replaced where the processes share the tokens (parallel/context.py) or the heads
         # (parallel/tensor.py).
-        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = causal_attention
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = (
+            causal_attention
+            if shape.window is None
+            else partial(causal_attention, window=shape.window)
+        )
         self.key_value_heads: Callable[[Tensor], Tensor] = _as_projected
 
     def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         """Return what each token gathers from itself and those before it."""
-        q_BHTD = self._split_heads(self.q_proj(x_BTE))
+        q_BHTD = self._split_heads(_normed(self.q_proj(x_BTE), self.q_norm))
         cos_TD, sin_TD = cos_TD[: q_BHTD.shape[2]], sin_TD[: q_BHTD.shape[2]]
         q_BHTD = rotate(q_BHTD, cos_TD, sin_TD)
-        k_BKTD = self._split_heads(self.key_value_heads(self.k_proj(x_BTE)))
+        k_BTE = _normed(self.k_proj(x_BTE), self.k_norm)
+        k_BKTD = self._split_heads(self.key_value_heads(k_BTE))
         v_BKTD = self._split_heads(self.key_value_heads(self.v_proj(x_BTE)))
         out_BHTD = self.attend(q_BHTD, rotate(k_BKTD, cos_TD, sin_TD), v_BKTD)
         projected: Tensor = self.o_proj(out_BHTD.transpose(1, 2).flatten(2))
@@ -116,14 +134,20 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each added to its normed input."""
+    """One layer: attention and feed-forward, each added to its input; a norm is before either, or
+    after it.
+    """
 
     def __init__(self, shape: ModelShape, recompute: Recompute) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
+        self._norm_after = shape.norm_after
+        if not shape.norm_after:
+            self.input_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
         self.mlp = FeedForward(shape)
+        if shape.norm_after:
+            self.post_feedforward_layernorm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
         self._recompute = recompute
 
     def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -131,6 +155,11 @@ class Block(nn.Module):
         return self._recompute(self._layer, x_BTE, cos_TD, sin_TD)
 
     def _layer(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        if self._norm_after:
+            attended_BTE = self.self_attn(x_BTE, cos_TD, sin_TD)
+            x_BTE = x_BTE + self.post_attention_layernorm(attended_BTE)
+            after_BTE: Tensor = x_BTE + self.post_feedforward_layernorm(self.mlp(x_BTE))
+            return after_BTE
         x_BTE = x_BTE + self.self_attn(self.input_layernorm(x_BTE), cos_TD, sin_TD)
         out_BTE: Tensor = x_BTE + self.mlp(self.post_attention_layernorm(x_BTE))
         return out_BTE
@@ -243,16 +272,34 @@ def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
     """Return cosine and sine, float32 (T, D), of the angle of each element at each position."""
     exponents = torch.arange(0, shape.head_size, 2, dtype=torch.float32, device="cpu")
     frequencies = 1.0 / shape.rope_theta ** (exponents / shape.head_size)
+    if shape.rope_scaling is not None:
+        frequencies = _slowed(frequencies, shape.rope_scaling)
     positions = torch.arange(shape.context_length, dtype=torch.float32, device="cpu")
     angles = torch.outer(positions, frequencies)
     angles_TD = torch.cat((angles, angles), dim=-1)
     return angles_TD.cos(), angles_TD.sin()
 
 
+def _slowed(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Return the frequencies, radians a token, that Llama 3.1 was extended with."""
+    wavelengths = 2 * pi / frequencies
+    turns = scaling.original_context_length / wavelengths
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / span).clamp(0.0, 1.0)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
 def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Return x with the pairs (i, i + D/2) of each head turned by their position's angle."""
     first, second = x_BHTD.chunk(2, dim=-1)
     return x_BHTD * cos_TD + torch.cat((-second, first), dim=-1) * sin_TD
+
+
+def _normed(x_BTE: Tensor, norm: nn.Module | None) -> Tensor:
+    if norm is None:
+        return x_BTE
+    normed_BTE: Tensor = norm(x_BTE)
+    return normed_BTE
 
 
 def _as_projected(projected_BTE: Tensor) -> Tensor:

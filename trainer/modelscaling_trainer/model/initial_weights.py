@@ -17,31 +17,36 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from modelscaling.layout import Piece
     from modelscaling_trainer.shard import Shard
 
-_DEVIATION = 0.02
+FIRST_DEVIATION = 0.02
+_BIAS = ".bias"
 _INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 @torch.no_grad()
 def set_initial_weights(weights: Mapping[str, Shard], *, seed: int, layers: int) -> None:
-    """Set matrices to normal draws and norms to 1.
+    """Set matrices to normal draws, norms to 1 and biases to 0."""
+    for name, shard in weights.items():
+        shard.tensor.copy_(initial_values(name, shard.piece, seed=seed, layers=layers))
+
+
+def initial_values(name: str, piece: Piece, *, seed: int | str, layers: int) -> Tensor:
+    """Return the first values of a piece of a weight, float32, on the CPU.
 
     The deviation is 0.02; that of matrices which add to the residual stream is divided by
     √(2 · layers), so that its size does not grow with depth (GPT-2).
     """
-    for name, shard in weights.items():
-        shape, region = shard.piece.shape, shard.piece.region
-        if len(shape) == 1:
-            shard.tensor.fill_(1.0)
-            continue
-        scale = (2 * layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
-        whole = Region((0,) * len(shape), shape)
-        mine = _normal(shape, name, seed)[region.within(whole)]
-        shard.tensor.copy_(mine * (_DEVIATION * scale))
+    shape, region = piece.shape, piece.region
+    if len(shape) == 1:
+        return torch.full(region.size, 0.0 if name.endswith(_BIAS) else 1.0)
+    scale = (2 * layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
+    whole = Region((0,) * len(shape), shape)
+    return _normal(shape, name, seed)[region.within(whole)] * (FIRST_DEVIATION * scale)
 
 
-def _normal(shape: tuple[int, ...], name: str, seed: int) -> Tensor:
+def _normal(shape: tuple[int, ...], name: str, seed: int | str) -> Tensor:
     """Return draws that are made on the CPU: the same on every device."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

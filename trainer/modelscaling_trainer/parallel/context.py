@@ -36,7 +36,7 @@ def cut_context(stage: Decoder, group: dist.ProcessGroup) -> None:
     parts, part = group.size(), group.rank()
     mine = positions(stage.shape.context_length, parts, part).to(stage.device)
     stage.cos_TD, stage.sin_TD = stage.cos_TD[mine], stage.sin_TD[mine]
-    attend = ContextAttention(group)
+    attend = ContextAttention(group, window=stage.shape.window)
     for layer in stage.blocks():
         layer.self_attn.attend = attend
 
@@ -44,8 +44,9 @@ def cut_context(stage: Decoder, group: dist.ProcessGroup) -> None:
 class ContextAttention:
     """Causal attention of this process' queries to the keys of all."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, *, window: int | None = None) -> None:
         self._group = group
+        self._window = window
         self._parts, self._part = group.size(), group.rank()
 
     def __call__(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
@@ -55,13 +56,13 @@ class ContextAttention:
         block = early.shape[2]
         seen_early = (self._part + 1) * block
         seen_late = (2 * self._parts - self._part) * block
-        return torch.cat(
-            (
-                causal_attention(early, k_BKSD[:, :, :seen_early], v_BKSD[:, :, :seen_early]),
-                causal_attention(late, k_BKSD[:, :, :seen_late], v_BKSD[:, :, :seen_late]),
-            ),
-            dim=2,
-        )
+        parts = [
+            causal_attention(
+                part_BHTD, k_BKSD[:, :, :seen], v_BKSD[:, :, :seen], window=self._window
+            )
+            for part_BHTD, seen in ((early, seen_early), (late, seen_late))
+        ]
+        return torch.cat(parts, dim=2)
 
     def _gather(self, x_BKTD: Tensor) -> Tensor:
         """Return the whole context (B, K, S, D), in its order."""

@@ -4,7 +4,7 @@ The cut is Megatron's (Shoeybi et al. 2019) with sequence parallelism (Korthikan
 done by torch's DTensor: the first product of a pair is cut by columns and the second by rows;
 between the pairs each process holds its part of the tokens. The vocabulary is cut too, and the
 loss is computed on cut logits. What torch has no part for is a key/value head that several
-processes share.
+processes share, and a norm over heads that lie in several processes (split_norm.py).
 """
 
 # ruff: noqa: N803, N806 - tensors carry their shapes in their names
@@ -22,18 +22,21 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from modelscaling_trainer.parallel.split_norm import SplitRMSNorm
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor.parallel import ParallelStyle
 
-    from modelscaling_trainer.model.decoder import Decoder
+    from modelscaling.shape import ModelShape
+    from modelscaling_trainer.model.decoder import Attention, Decoder
 
 
 def cut_products(stage: Decoder, mesh: DeviceMesh) -> None:
     """Cut a stage over a mesh of one dimension; its parameters become DTensors."""
     shape = stage.shape
-    layer_plan = _layer_plan(shares_heads=shape.kv_heads < mesh.size())
+    layer_plan = _layer_plan(norm_after=shape.norm_after)
     plan: dict[str, ParallelStyle] = {
         f"layers.{index}.{name}": style
         for index in stage.layers
@@ -51,26 +54,42 @@ def cut_products(stage: Decoder, mesh: DeviceMesh) -> None:
     # Nothing is sent: the weights are set afterwards.
     parallelize_module(stage, mesh, plan, src_data_rank=None)
     stage.tie()
+    for layer in stage.blocks():
+        _cut_heads(layer.self_attn, shape, mesh)
+
+
+def _cut_heads(attention: Attention, shape: ModelShape, mesh: DeviceMesh) -> None:
+    """Have attention compute with the heads of this process."""
+    if shape.qk_norm:
+        attention.q_norm, attention.k_norm = (
+            SplitRMSNorm(heads * shape.head_size, shape.norm_epsilon, mesh)
+            for heads in (shape.heads, shape.kv_heads)
+        )
     if shape.kv_heads < mesh.size():
-        for layer in stage.blocks():
-            layer.self_attn.key_value_heads = _SharedHeads(
-                kv_heads=shape.kv_heads, size=shape.head_size, mesh=mesh
-            )
+        attention.key_value_heads = _SharedHeads(
+            kv_heads=shape.kv_heads, size=shape.head_size, mesh=mesh
+        )
 
 
-def _layer_plan(*, shares_heads: bool) -> dict[str, ParallelStyle]:
+def _layer_plan(*, norm_after: bool) -> dict[str, ParallelStyle]:
     gathered = PrepareModuleInput(
         input_layouts=(Shard(1), None, None), desired_input_layouts=(Replicate(), None, None)
     )
+    # What is after is added to the residual stream, which is no DTensor.
+    norm = SequenceParallel(use_local_output=norm_after)
+    first, second = (
+        ("post_attention_layernorm", "post_feedforward_layernorm")
+        if norm_after
+        else ("input_layernorm", "post_attention_layernorm")
+    )
     return {
-        "input_layernorm": SequenceParallel(),
+        first: norm,
+        second: norm,
         "self_attn": gathered,
         "self_attn.q_proj": ColwiseParallel(),
-        # Heads that are shared stay DTensors, for _SharedHeads to gather.
-        "self_attn.k_proj": ColwiseParallel(use_local_output=not shares_heads),
-        "self_attn.v_proj": ColwiseParallel(use_local_output=not shares_heads),
+        "self_attn.k_proj": ColwiseParallel(),
+        "self_attn.v_proj": ColwiseParallel(),
         "self_attn.o_proj": RowwiseParallel(output_layouts=Shard(1)),
-        "post_attention_layernorm": SequenceParallel(),
         "mlp": PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)),
         "mlp.gate_proj": ColwiseParallel(),
         "mlp.up_proj": ColwiseParallel(),
@@ -84,14 +103,15 @@ class _SharedHeads:
     """
 
     def __init__(self, *, kv_heads: int, size: int, mesh: DeviceMesh) -> None:
+        self._mesh = mesh
         first = mesh.get_local_rank() * kv_heads // mesh.size()
         self._elements = slice(first * size, (first + 1) * size)
 
     def __call__(self, projected_BTE: Tensor) -> Tensor:
         """Return (B, T, D): one head, as a process has fewer query heads than a group."""
-        assert isinstance(projected_BTE, DTensor)
+        cut_BTE = DTensor.from_local(projected_BTE, self._mesh, [Shard(-1)], run_check=False)
         # Each process has the gradient of what it used only: the whole is the sum.
-        whole_BTE = projected_BTE.redistribute(placements=[Replicate()]).to_local(
+        whole_BTE = cut_BTE.redistribute(placements=[Replicate()]).to_local(
             grad_placements=[Partial()]
         )
         return whole_BTE[..., self._elements]

@@ -1,0 +1,1 @@
+"""Growing the tensors of a run: filling them, and training what has grown."""

@@ -1,0 +1,178 @@
+"""Growing a checkpoint on this machine.
+
+`modelscaling grow` starts it as `python -m modelscaling_trainer.growth.offline`, with a
+`LocalGrowth` as JSON on standard input. The exit code is 0 where the grown checkpoint is there, 1
+where something could not be read or written, and 2 where the shape cannot be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic.alias_generators import to_camel
+
+from modelscaling.api.data import BuiltInTokenizer, TokenizerFile
+from modelscaling.api.model import ModelSpec
+from modelscaling.api.validation import InvalidSpecError, parse_model
+from modelscaling.growth.plan import GrowthPlan, UnreachableShapeError, plan_growth
+from modelscaling.local_growth import LocalGrowth
+from modelscaling.resolve import resolve_shape
+from modelscaling.shape import ModelShape
+from modelscaling_trainer.checkpoint import catalog
+from modelscaling_trainer.checkpoint.directory import name_of
+from modelscaling_trainer.data.tokenizer import open_tokenizer
+from modelscaling_trainer.errors import CheckpointError, ConfigurationError
+from modelscaling_trainer.growth.check import Comparison, compare, read_tokens
+from modelscaling_trainer.growth.checkpoint import new_directory, write_grown
+from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelscaling_trainer.checkpoint.catalog import Checkpoint
+
+_EXIT_FAILURE = 1
+_EXIT_USAGE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """What was done."""
+
+    checkpoint: Path
+    plan: GrowthPlan
+    comparison: Comparison | None
+
+
+def main() -> int:
+    """Grow the checkpoint on standard input; return the process' exit code."""
+    os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
+    configure_logging()
+    work = LocalGrowth.model_validate_json(sys.stdin.buffer.read())
+    try:
+        grown = grow(work)
+    except (InvalidSpecError, UnreachableShapeError) as error:
+        problems = error.problems if isinstance(error, InvalidSpecError) else error.obstacles
+        return _fail(_EXIT_USAGE, *(f"--shape: {problem}" for problem in problems))
+    except ConfigurationError as error:
+        return _fail(_EXIT_USAGE, error.message)
+    except CheckpointError as error:
+        return _fail(_EXIT_FAILURE, error.message)
+    except OSError as error:
+        return _fail(_EXIT_FAILURE, f"OUT: could not write {str(work.target)!r}: {error}")
+    print(json.dumps(_as_json(grown)) if work.is_json else _as_text(grown))  # noqa: T201
+    return 0
+
+
+def grow(work: LocalGrowth) -> Grown:
+    """Grow a checkpoint, and compare the two where that is asked for.
+
+    Raises:
+        ConfigurationError: there is no checkpoint, there is nothing to grow, or the text does not
+            go with it.
+        InvalidSpecError, UnreachableShapeError: the shape is none, or cannot be reached.
+        CheckpointError: the checkpoint is damaged.
+        OSError: the grown one cannot be written.
+    """
+    old = find(work.source)
+    shape = ModelShape.from_fields(old.model)
+    plan = plan_growth(shape, target_shape(shape, work.shape), work.mode, noise=work.noise)
+    if not plan.steps:
+        raise ConfigurationError(
+            "NothingToGrow", "--shape: the model has this shape already; name a larger one"
+        )
+    ids = None
+    if work.check is not None:
+        tokenizer = TokenizerFile(file=str(work.tokenizer)) if work.tokenizer else None
+        ids = read_tokens(work.check, open_tokenizer(tokenizer or BuiltInTokenizer.BYTE), shape)
+    lineage = old.lineage.grown(shape, step=old.counters.step, mode=work.mode)
+    is_run = old.path != work.source
+    with new_directory(work.target) as unfinished:
+        path = unfinished / name_of(old.counters.step) if is_run else unfinished
+        path.mkdir(exist_ok=True)
+        write_grown(old, plan, path, lineage=lineage, seed=work.seed)
+    path = work.target / name_of(old.counters.step) if is_run else work.target
+    new = catalog.read(path)
+    if new is None:
+        raise CheckpointError(f"{str(path)!r} was written, and cannot be read; look after the disk")
+    comparison = None if ids is None else compare(old, new, ids)
+    return Grown(checkpoint=path, plan=plan, comparison=comparison)
+
+
+def find(path: Path) -> Checkpoint:
+    """Return the checkpoint at a path, or the newest of the run there.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    found = catalog.read(path) if catalog.is_checkpoint(path) else catalog.find_newest(path)
+    if found is None:
+        raise ConfigurationError(
+            "NoCheckpoint",
+            f"IN: {str(path)!r} is no checkpoint, and there is no whole one below it; give a "
+            f"checkpoint, or the --output of a run",
+        )
+    return found
+
+
+def target_shape(shape: ModelShape, changes: dict[str, Any]) -> ModelShape:
+    """Return a shape with fields of `spec.model` changed.
+
+    Raises:
+        InvalidSpecError: that is no shape.
+    """
+    declared = {field.name for field in fields(shape)} & ModelSpec.model_fields.keys()
+    spec = {to_camel(name): getattr(shape, name) for name in declared}
+    spec["ropeTheta"] = str(shape.rope_theta)
+    resolved = resolve_shape(parse_model(spec | changes), default_vocabulary=None)
+    return replace(shape, **{name: getattr(resolved, name) for name in declared})
+
+
+def _fail(code: int, *lines: str) -> int:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _as_json(grown: Grown) -> dict[str, Any]:
+    plan = grown.plan
+    return {
+        "checkpoint": str(grown.checkpoint),
+        "parameters_before": plan.before.parameters(),
+        "parameters": plan.shape.parameters(),
+        "shape": {to_camel(name): value for name, value in asdict(plan.shape).items()},
+        "exactness": plan.exactness.value,
+        "steps": [
+            {
+                "field": step.field,
+                "exactness": step.exactness.value,
+                "description": step.description,
+            }
+            for step in plan.steps
+        ],
+        "check": grown.comparison and asdict(grown.comparison),
+    }
+
+
+def _as_text(grown: Grown) -> str:
+    plan, comparison = grown.plan, grown.comparison
+    lines = [
+        *(f"{step.exactness.value:<9} {step.description}" for step in plan.steps),
+        f"parameters {plan.before.parameters():,} to {plan.shape.parameters():,}",
+    ]
+    if comparison:
+        difference = (
+            f"largest logit difference {comparison.largest_difference:.3g} of logits up to "
+            f"{comparison.largest_logit:.3g}, over {comparison.tokens} tokens"
+        )
+        loss = f"loss {comparison.loss_before:.6f} before, {comparison.loss_after:.6f} after"
+        lines += [difference, loss]
+    return "\n".join([*lines, f"wrote {grown.checkpoint}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
