@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
+    from modelscaling.shape import ModelShape
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
 
@@ -44,8 +44,7 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 2
 """The version of the format; a newer one is refused."""
-DESCRIPTION = "checkpoint.json"
-"""The file that makes a directory a checkpoint."""
+_DESCRIPTION = "checkpoint.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +137,11 @@ def find(directory: Path, step: int) -> Checkpoint | None:
     return read(directory / name_of(step))
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory has what makes a checkpoint, torn or not."""
+    return (path / _DESCRIPTION).is_file()
+
+
 def read(path: Path) -> Checkpoint | None:
     """Return the checkpoint at `path`, or None where it is torn.
 
@@ -145,7 +149,7 @@ def read(path: Path) -> Checkpoint | None:
         ConfigurationError: it is of a newer format.
     """
     try:
-        description = json.loads((path / DESCRIPTION).read_text())
+        description = json.loads((path / _DESCRIPTION).read_text())
         _check_format(path, description["format"])
         _check_sizes(path, description["files"])
         return Checkpoint(
@@ -165,11 +169,9 @@ def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
     Raises:
         ConfigurationError: a field of the shape differs.
     """
-    written = asdict(ModelShape.from_fields(checkpoint.model))
     differences = [
-        f"{field}: {written[field]} in the checkpoint, {value} declared"
-        for field, value in asdict(shape).items()
-        if written[field] != value
+        f"{field}: {written} in the checkpoint, {declared} declared"
+        for field, (written, declared) in shape.differences(checkpoint.model).items()
     ]
     if differences:
         raise ConfigurationError(
@@ -213,7 +215,7 @@ def write_description(
         "files": {name: (path / name).stat().st_size for name in files},
         "tensors": to_json(tensors),
     }
-    with (path / DESCRIPTION).open("w") as file:
+    with (path / _DESCRIPTION).open("w") as file:
         json.dump(description, file)
         file.flush()
         os.fsync(file.fileno())
