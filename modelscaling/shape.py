@@ -10,7 +10,7 @@ names the one it used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import isqrt
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,16 @@ class ModelShape:
         """
         scaling = fields.get("rope_scaling")
         return cls(**{**fields, "rope_scaling": scaling and RopeScaling(**scaling)})
+
+    def differences(self, fields: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Return the fields that another shape, as for `from_fields`, has otherwise: its value, and
+        this one's.
+
+        Raises:
+            TypeError, ValueError: it is no shape.
+        """
+        other, own = asdict(ModelShape.from_fields(fields)), asdict(self)
+        return {name: (other[name], value) for name, value in own.items() if other[name] != value}
 
     @property
     def window(self) -> int | None:

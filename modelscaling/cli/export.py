@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelscaling.cli.error import UsageError
-from modelscaling.cli.trainer_program import become, check_is_installed
+from modelscaling.cli.trainer import become_trainer, require_trainer
 from modelscaling.export_request import EXPORT_MODULE, ExportRequest
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def run(options: argparse.Namespace) -> NoReturn:
         raise UsageError(f"{options.output}: exists; remove it, or write to another directory")
     if options.tokenizer and not options.tokenizer.is_file():
         raise UsageError(f"{options.tokenizer}: is not a file; give the run's tokenizer.json")
-    check_is_installed()
+    require_trainer(EXPORT_MODULE)
     request = ExportRequest(
         source=options.source.absolute(),
         output=options.output.absolute(),
         tokenizer=options.tokenizer and options.tokenizer.absolute(),
         is_json=options.json,
     )
-    become(EXPORT_MODULE, request)
+    become_trainer(EXPORT_MODULE, request)

@@ -16,7 +16,7 @@ from modelscaling.api.validation import InvalidSpecError
 from modelscaling.cli.error import invalid
 from modelscaling.cli.resource import model_scalings, parse_resource, read_documents
 from modelscaling.cli.setting import with_settings
-from modelscaling.cli.trainer_program import become, check_is_installed
+from modelscaling.cli.trainer import become_trainer, require_trainer
 from modelscaling.configuration import CheckpointConfiguration
 from modelscaling.local_run import TRAINER_MODULE, LocalRun
 from modelscaling.resolve import resolve_configuration, resolve_plan
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> NoReturn:
     """Check and resolve the run, then become the trainer."""
-    check_is_installed()
-    become(TRAINER_MODULE, resolve(options))
+    require_trainer(TRAINER_MODULE)
+    become_trainer(TRAINER_MODULE, resolve(options))
 
 
 def resolve(options: argparse.Namespace) -> LocalRun:

@@ -25,7 +25,8 @@ the layer's input and the results of its products; Full keeps the input alone; e
 whole layer more while it is computed again. A pipeline keeps as many micro batches as 1F1B has on
 their way (Narayanan et al. 2021): the first process has most.
 
-Not counted: the program itself, buffers of collectives, and what the allocator wastes.
+Not counted: the program itself, buffers of collectives, and what the allocator wastes. A sliding
+window keeps less than is counted.
 """
 
 from __future__ import annotations

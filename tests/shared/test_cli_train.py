@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from modelscaling.cli import train, trainer_program
+from modelscaling.cli import train, trainer
 from modelscaling.cli.error import UsageError
 from modelscaling.cli.main import main
 from tests.shared.spec import make_spec
@@ -113,9 +113,7 @@ def test_a_run_that_cannot_be_is_refused_before_it_starts(
 def test_without_torch_it_says_what_to_install(
     file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        trainer_program, "find_spec", lambda name: None if name == "torch" else name
-    )
+    monkeypatch.setattr(trainer, "find_spec", lambda name: None if name == "torch" else name)
 
     assert main(["train", "-f", file]) == 2
 

@@ -76,6 +76,14 @@ def test_fields_that_an_older_version_did_not_write_are_those_of_llama() -> None
     assert ModelShape.from_fields(written) == shape
 
 
+def test_shapes_differ_in_fields_that_are_named() -> None:
+    shape = PRESETS["llama-3-8b"]
+    other = replace(shape, layers=3, context_length=7)
+
+    assert shape.differences(asdict(shape)) == {}
+    assert shape.differences(asdict(other)) == {"layers": (3, 32), "context_length": (7, 8192)}
+
+
 @pytest.mark.parametrize(("context", "window"), [(4096, None), (4097, 4096)])
 def test_a_window_as_long_as_the_context_hides_nothing(context: int, window: int | None) -> None:
     assert replace(PRESETS["mistral-7b-v0.1"], context_length=context).window == window

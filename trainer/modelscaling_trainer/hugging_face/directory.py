@@ -68,11 +68,10 @@ class HuggingFaceDirectory:
         Raises:
             ConfigurationError: the shapes differ in more than the context length.
         """
-        stored, declared = asdict(self.shape), asdict(shape)
         differences = [
-            f"{field}: {value} in the directory, {declared[field]} declared"
-            for field, value in stored.items()
-            if field != "context_length" and declared[field] != value
+            f"{field}: {stored} in the directory, {declared} declared"
+            for field, (stored, declared) in shape.differences(asdict(self.shape)).items()
+            if field != "context_length"
         ]
         if differences:
             raise ConfigurationError(

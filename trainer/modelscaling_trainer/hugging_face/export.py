@@ -70,7 +70,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: there is none, or it is torn.
         ConfigurationError: it is of a newer format.
     """
-    is_checkpoint = (path / catalog.DESCRIPTION).is_file()
+    is_checkpoint = catalog.is_checkpoint(path)
     found = catalog.read(path) if is_checkpoint else catalog.find_newest(path)
     if found is None:
         raise CheckpointError(
