@@ -212,13 +212,16 @@ def _move(
 
 
 def _counters(decision: Move, offers: Sequence[Mapping[str, Any]]) -> Counters:
-    """Return the counters of the state, as the first rank that holds a part of it knows them."""
+    """Return the counters of the state, as the first rank that holds a part of it knows them, of
+    those that know its validation if it had one: where a peer was lost during that, some may not.
+    """
     of_all: list[Counters] = [counters for offer in offers for counters in offer["counters"]]
-    return next(
+    of_state = [
         counters
         for counters in of_all
         if (counters.step, counters.sample_digest) == (decision.step, decision.digest)
-    )
+    ]
+    return min(of_state, key=lambda counters: counters.loss_steps)
 
 
 def _parts(decision: Move, held: Sequence[StatePart]) -> dict[int, Mapping[str, Shard]]:
