@@ -7,8 +7,10 @@ such as one whose learning rate is too high.
 
 Noise must not look like a rise. The held-out samples are the same each time, so what is left is
 the jitter of the weights; it is estimated from the second differences of the last validations, in
-which a steady rise or fall cancels. The best of many noisy values lies below their mean, by two to
-three standard deviations of a few hundred, which is why more than that is asked for.
+which a steady rise or fall cancels. The best of a hundred noisy values lies two to three standard
+deviations below their mean, which is why more than that is asked for. The thresholds are ours:
+with a jitter of half a percent around a standstill about one look in a hundred is a false alarm,
+and with one of a third of that none.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 IN_A_ROW = 3
 """Validations that must lie above the best one."""
-MINIMUM_CHANGE = 0.01
+MINIMUM_CHANGE = 0.02
 """By how much at least, as a part of the loss; the training loss must have fallen by as much."""
 STANDARD_DEVIATIONS = 4.0
 """By how much of the noise at least."""
