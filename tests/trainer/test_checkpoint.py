@@ -340,9 +340,9 @@ def test_a_shard_that_is_covered_in_part_only_is_refused(tmp_path: Path) -> None
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     description = save_step(tmp_path, 1) / "checkpoint.json"
-    description.write_text(json.dumps({"format": 3, "everything": "else"}))
+    description.write_text(json.dumps({"format": 4, "everything": "else"}))
 
-    with pytest.raises(ConfigurationError, match="has format 3, and this version reads up to 2"):
+    with pytest.raises(ConfigurationError, match="has format 4, and this version reads up to 3"):
         find_newest(tmp_path)
 
 
