@@ -37,7 +37,7 @@ def configuration(tmp_path: Path) -> RunConfiguration:
         optimizer__learning_rate=1e-2,
         optimizer__minimum_learning_rate=1e-3,
         optimizer__decay_steps=395,
-        checkpoint={"every_steps": 7, "keep": 1},
+        checkpoint={"every_steps": 11, "keep": 1},
     )
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from modelscaling.configuration import EarlyStoppingConfiguration
 from modelscaling.validation_history import Validation
 from modelscaling_trainer.errors import CheckpointError
-from modelscaling_trainer.state import NOTHING, Counters
+from modelscaling_trainer.state import NOTHING, Counters, best_informed
 from tests.shared.validations import OVERFITTING
 from tests.trainer.parts import make_state
 from tests.trainer.runs import make_run
@@ -139,3 +139,11 @@ def test_counters_of_an_older_checkpoint_have_no_validations() -> None:
     assert Counters.from_json(old) == Counters(
         step=3, tokens=96, sample_digest="ab", useful_seconds=1.0
     )
+
+
+def test_who_knows_the_validation_of_a_state_is_believed() -> None:
+    lost_during_it = Counters(step=60, loss_sum=20.0, loss_steps=10)
+    knows = Counters(step=60, validations=OVERFITTING, useful_seconds=2.0)
+    knows_too = replace(knows, useful_seconds=3.0)
+
+    assert best_informed([lost_during_it, knows, knows_too]) == knows

@@ -18,7 +18,7 @@ from modelscaling_trainer.model.initial_weights import set_initial_weights
 from modelscaling_trainer.shard import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from modelscaling.configuration import EarlyStoppingConfiguration
     from modelscaling.mesh import Mesh
@@ -62,6 +62,13 @@ class Counters:
 
 
 _COUNTERS = TypeAdapter(Counters)
+
+
+def best_informed(of_one_state: Iterable[Counters]) -> Counters:
+    """Return the first counters that know the validation of their state, if it had one: where a
+    peer was lost during that, some ranks may not.
+    """
+    return min(of_one_state, key=lambda counters: counters.loss_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
