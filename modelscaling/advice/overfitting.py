@@ -33,6 +33,9 @@ MINIMUM_CHANGE = 0.02
 """By how much at least, as a part of the loss; the training loss must have fallen by as much."""
 STANDARD_DEVIATIONS = 4.0
 """By how much of the noise at least."""
+CERTAIN_RISE = 0.1
+"""A rise that is taken for one whatever the noise: after a steep fall, the bend at the best
+validation is taken for noise too."""
 
 _TO_STANDARD_DEVIATION = 1 / (0.6745 * sqrt(6))
 """From the median of absolute second differences, for normal noise: each has 6 variances."""
@@ -64,7 +67,8 @@ def find_overfitting(history: ValidationHistory) -> Overfitting | None:
     best, last = history.best, history.recent[-IN_A_ROW:]
     if best is None or len(last) < IN_A_ROW or best.loss <= 0:
         return None
-    rise = max(MINIMUM_CHANGE * best.loss, STANDARD_DEVIATIONS * _noise(history.recent))
+    noise = STANDARD_DEVIATIONS * _noise(history.recent)
+    rise = min(max(MINIMUM_CHANGE * best.loss, noise), CERTAIN_RISE * best.loss)
     has_risen = all(
         validation.step > best.step and validation.loss > best.loss + rise for validation in last
     )

@@ -33,6 +33,12 @@ LOSSES = st.floats(0.1, 10.0)
             id="no more than its jitter above the best",
         ),
         pytest.param(
+            [1.8, 1.36, 1.0, 0.72, 0.645, 0.686, 0.754, 0.791, 0.784],
+            [1.8, 1.4, 1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.15],
+            True,
+            id="a rise after a steep fall",
+        ),
+        pytest.param(
             [2.0, 2.1, 2.2, 2.3, 2.2, 2.1, 1.9],
             [2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4],
             False,
