@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., list[Worker]]
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 EVERY = 10
 PATIENCE = 5
