@@ -49,6 +49,15 @@ class OptimizerConfiguration(Message):
     """0 where the gradient is not clipped."""
 
 
+class EarlyStoppingConfiguration(Message):
+    """When a run that does not improve ends."""
+
+    patience: int
+    """Validations without improvement after which it does."""
+    min_delta: float
+    """By how much a loss is lower that is an improvement, nats a token."""
+
+
 class TrainingConfiguration(Message):
     """How long and in which portions."""
 
@@ -63,6 +72,8 @@ class TrainingConfiguration(Message):
     activation_checkpointing: ActivationCheckpointing
     validate_every_steps: int
     """0 where the validation loss is never measured."""
+    early_stopping: EarlyStoppingConfiguration | None = None
+    """None where the run does all its steps."""
 
 
 class CheckpointConfiguration(Message):

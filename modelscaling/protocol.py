@@ -38,6 +38,7 @@ from enum import StrEnum
 from modelscaling.configuration import Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
+from modelscaling.validation_history import Validation, ValidationHistory
 
 AGENT_PORT = 9400
 AGENT_PORT_NAME = "metrics"
@@ -221,6 +222,13 @@ class Progress(Message):
     loss: float | None = None
     """Mean loss of the last step's global batch, nats a token."""
     validation_loss: float | None = None
+    validations: ValidationHistory = ValidationHistory()
+    epoch_tokens: int | None = None
+    """Tokens in one pass over the training part of the data."""
+    is_stopped_early: bool = False
+    """Whether the run ends with this step, as its validation loss does not improve any more."""
+    best_checkpoint: Validation | None = None
+    """The best validation whose checkpoint is kept; only with early stopping."""
     gradient_norm: float | None = None
     """Norm of the last step's gradient over the whole model, before clipping."""
     step_seconds: float | None = None
@@ -242,6 +250,16 @@ class Progress(Message):
     next one is tried."""
     resumption: Resumption | None = None
     """How the present group took the run up; None in the group that began it."""
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training part of the data that are done."""
+        return self.tokens / self.epoch_tokens if self.epoch_tokens else None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no step follows."""
+        return self.is_stopped_early or self.step >= self.total_steps
 
 
 class LateWorker(Message):

@@ -18,6 +18,7 @@ from modelscaling.byte_size import parse_byte_size
 from modelscaling.configuration import (
     CheckpointConfiguration,
     DataConfiguration,
+    EarlyStoppingConfiguration,
     OptimizerConfiguration,
     RunConfiguration,
     TrainingConfiguration,
@@ -148,6 +149,11 @@ def resolve_configuration(spec: ModelScalingSpec) -> RunConfiguration:
             compile=training.compile,
             activation_checkpointing=training.activation_checkpointing,
             validate_every_steps=training.validate_every_steps,
+            early_stopping=training.early_stopping
+            and EarlyStoppingConfiguration(
+                patience=training.early_stopping.patience,
+                min_delta=float(training.early_stopping.min_delta),
+            ),
         ),
         optimizer=_optimizer(training, total_steps),
         checkpoint=spec.checkpoint

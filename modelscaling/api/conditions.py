@@ -41,7 +41,17 @@ class ConditionType(_Documented):
         "Stalled",
         "No step was done for much longer than steps usually take; the rank that lags is given.",
     )
-    COMPLETE = ("Complete", "The run has done all its steps; it does not run again.")
+    OVERFITTING = (
+        "Overfitting",
+        (
+            "The validation loss has risen over several validations while the training loss fell; "
+            "the step at which it was best is given."
+        ),
+    )
+    COMPLETE = (
+        "Complete",
+        "The run has done all its steps, or stopped early; it does not run again.",
+    )
     FAILED = ("Failed", "The run was given up; it does not run again.")
 
 
@@ -117,7 +127,19 @@ class Reason(_Documented):
         "FailsAtSameStep",
         "The run failed again and again without a step in between; the last failure is given.",
     )
+    VALIDATION_LOSS_ROSE = (
+        "ValidationLossRose",
+        "The model learns what it is trained on at the expense of what it is not.",
+    )
+    NOT_OVERFITTING = (
+        "NotOverfitting",
+        "No rise of the validation loss beside a falling training loss has been seen.",
+    )
     COMPLETE = ("Complete", "All steps are done.")
+    EARLY_STOPPED = (
+        "EarlyStopped",
+        "The validation loss did not improve for training.earlyStopping.patience validations.",
+    )
     FAILED = ("Failed", "The run was given up.")
     MAX_RESTARTS_EXCEEDED = (
         "MaxRestartsExceeded",

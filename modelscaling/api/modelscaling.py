@@ -147,6 +147,26 @@ class ModelScalingSpec(ApiModel):
             ),
             field="replicas",
         ),
+        Rule(
+            expression="!has(self.training.earlyStopping) || has(self.checkpoint)",
+            message=(
+                "earlyStopping with patience={training.earlyStopping.patience} keeps the best "
+                "checkpoint, and there is no checkpoint.volume for one; give spec.checkpoint, or "
+                "remove earlyStopping"
+            ),
+            field="training.earlyStopping",
+        ),
+        Rule(
+            expression=(
+                "!has(self.training.earlyStopping) || double(self.data.validationFraction) > 0.0"
+            ),
+            message=(
+                "earlyStopping needs held-out data, and validationFraction="
+                '{data.validationFraction} holds none out; set it above 0, such as "0.02", or '
+                "remove earlyStopping"
+            ),
+            field="training.earlyStopping",
+        ),
     )
 
     immutable = (

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from modelscaling.api.advice import Advice
 from modelscaling.api.base import ApiModel
 
 _Number = Annotated[str, Field(max_length=32)]
@@ -33,6 +34,9 @@ REJECTED_KEPT = 8
 PLAN_REASON_MAX_LENGTH = 1024
 
 CHECKPOINT_FAILURE_MAX_LENGTH = 1024
+
+ADVICE_KEPT = 8
+"""Pieces of advice, one of each type."""
 
 
 class StatusModel(ApiModel):
@@ -151,6 +155,9 @@ class ProgressStatus(StatusModel):
     total_steps: Annotated[int, Field(ge=0, le=2**53)]
     """TotalSteps is the number of optimizer steps of the whole run."""
 
+    early_stop_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    """EarlyStopStep is the step with which early stopping ended the training."""
+
     tokens: Annotated[int, Field(ge=0, le=2**53)]
     """Tokens is the number of tokens trained on."""
 
@@ -163,6 +170,22 @@ class ProgressStatus(StatusModel):
 
     validation_loss: _Number | None = None
     """ValidationLoss is the last measured loss on the held-out samples, in nats a token."""
+
+    training_loss: _Number | None = None
+    """TrainingLoss is what validationLoss compares with: the mean loss of the steps between the
+    last validation and the one before, in nats a token."""
+
+    best_validation_loss: _Number | None = None
+    """BestValidationLoss is the lowest validation loss so far, in nats a token."""
+
+    best_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    """BestStep is the step at which it was measured."""
+
+    epoch_tokens: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    """EpochTokens is the number of tokens in one pass over the data that is trained on."""
+
+    epochs: _Number | None = None
+    """Epochs is how many such passes are done."""
 
     tokens_per_second: _Number | None = None
     """TokensPerSecond is the throughput of the whole run over the last steps, in tokens a
@@ -190,6 +213,23 @@ class ProgressStatus(StatusModel):
 
     estimated_completion_time: datetime | None = None
     """EstimatedCompletionTime is when the run will be complete at its present throughput."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no step follows."""
+        return self.early_stop_step is not None or self.step >= self.total_steps
+
+
+class BestCheckpointStatus(StatusModel):
+    """BestCheckpoint is the checkpoint with the lowest validation loss of those that early stopping
+    has kept. It is among the run's checkpoints under the number of its step.
+    """
+
+    step: Annotated[int, Field(ge=0, le=2**53)]
+    """Step is the optimizer step that it was written after."""
+
+    validation_loss: _Number
+    """ValidationLoss is the loss on the held-out samples at that step, in nats a token."""
 
 
 class GroupStatus(StatusModel):
@@ -361,6 +401,21 @@ class ModelScalingStatus(StatusModel):
     progress: ProgressStatus | None = None
     """Progress is how far the run is."""
 
+    best_checkpoint: BestCheckpointStatus | None = None
+    """BestCheckpoint is the best checkpoint so far, with training.earlyStopping."""
+
+    advice: Annotated[
+        tuple[Advice, ...],
+        Field(
+            max_length=ADVICE_KEPT,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
+        ),
+    ] = ()
+    """Advice is what published results say about the run's numbers."""
+
     group: GroupStatus | None = None
     """Group is the newest decision who trains together."""
 
@@ -383,4 +438,5 @@ class ModelScalingStatus(StatusModel):
             },
         ),
     ] = ()
-    """Conditions are Accepted, Running, Rescaling, Suspended, Stalled, Complete and Failed."""
+    """Conditions are Accepted, Running, Rescaling, Suspended, Stalled, Overfitting, Complete
+    and Failed."""

@@ -72,6 +72,22 @@ class ScheduleSpec(ApiModel):
     )
 
 
+class EarlyStoppingSpec(ApiModel):
+    """EarlyStopping ends the run as Complete where the validation loss does not improve any more.
+
+    The checkpoint of the best validation stays, whatever checkpoint.keep is; one is written at each
+    new best.
+    """
+
+    patience: Annotated[Count, Field(ge=1, le=1000)]
+    """Patience is how many validations in a row may pass without an improvement before the run
+    ends; validateEverySteps is how far they lie apart."""
+
+    min_delta: Decimal = "0"
+    """MinDelta is by how much, in nats a token, a validation loss must be below the best one to
+    count as an improvement."""
+
+
 class TrainingSpec(ApiModel):
     """Training is how long the model is trained and with which optimizer settings (AdamW)."""
 
@@ -133,6 +149,10 @@ class TrainingSpec(ApiModel):
     """ValidateEverySteps is how often the validation loss is measured, and at the end; 0 never
     measures it."""
 
+    early_stopping: EarlyStoppingSpec | None = None
+    """EarlyStopping ends the run where the validation loss does not improve any more, and keeps the
+    best checkpoint. Without it the run trains on all its tokens."""
+
     rules = (
         quantity_rule("tokens"),
         Rule(
@@ -159,5 +179,14 @@ class TrainingSpec(ApiModel):
                 "microBatchSize={microBatchSize}; set microBatchSize to a divisor"
             ),
             field="microBatchSize",
+        ),
+        Rule(
+            expression="!has(self.earlyStopping) || self.validateEverySteps > 0",
+            message=(
+                "earlyStopping with patience={earlyStopping.patience} waits for validations, and "
+                "validateEverySteps={validateEverySteps} never validates; set it to at least 1, or "
+                "remove earlyStopping"
+            ),
+            field="earlyStopping",
         ),
     )

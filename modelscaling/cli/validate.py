@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from modelscaling.advice import advise_balance
 from modelscaling.api.validation import InvalidSpecError
 from modelscaling.byte_size import format_byte_size
 from modelscaling.cli.resource import model_scalings, name_of, parse_resource, read_documents
@@ -48,6 +49,8 @@ class Report:
     total_steps: int | None = None
     mesh: str | None = None
     plan: PlanReport | None = None
+    advice: tuple[dict[str, str], ...] = ()
+    """What published results say about the numbers, as in `status.advice`."""
 
     @property
     def is_valid(self) -> bool:
@@ -103,6 +106,7 @@ def judge(document: Mapping[str, Any]) -> Report:
                 {"mesh": str(other.mesh), "reason": other.reason} for other in plan.rejected
             ),
         ),
+        advice=(advise_balance(configuration).model_dump(),),
     )
 
 
@@ -124,3 +128,5 @@ def _print(report: Report, file: str) -> None:
         f"{report.name}: valid; {format_quantity(report.parameters)} parameters, "
         f"{report.total_steps} steps, mesh {report.mesh}{need}"
     )
+    for advice in report.advice:
+        print(f"{report.name}: {advice['reason']}: {advice['message']} ({advice['source']})")

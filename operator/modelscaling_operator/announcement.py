@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from modelscaling_operator.identity import RunIdentity
 
 _MESSAGE_MAX_LENGTH = 1024
-_BEGINNING = frozenset({Reason.NOT_SUSPENDED, Reason.WAITING_FOR_PODS, Reason.STEPS_DONE})
+_BEGINNING = frozenset(
+    {
+        Reason.NOT_SUSPENDED,
+        Reason.WAITING_FOR_PODS,
+        Reason.STEPS_DONE,
+        Reason.NOT_OVERFITTING,
+    }
+)
 _TOLD_BY_ANOTHER = frozenset(
     {
         Reason.NOT_SUSPENDED,
@@ -43,6 +50,7 @@ _TROUBLES = frozenset(
         Reason.NAME_TAKEN,
         Reason.NODE_LOST,
         Reason.NO_STEP,
+        Reason.VALIDATION_LOSS_ROSE,
     }
 )
 

@@ -62,7 +62,7 @@ def is_coming_to_its_end(seen: Observation, now: datetime) -> bool:
     if any(agent.state is AgentState.ENDED and agent.failure is None for agent in agents):
         return True
     progress = seen.status.progress
-    is_done = progress is not None and progress.step >= progress.total_steps
+    is_done = progress is not None and progress.is_last
     return is_done and any(seen.silent_since(pod) is not None for pod in pods)
 
 

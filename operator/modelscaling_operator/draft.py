@@ -15,6 +15,7 @@ from modelscaling.api.status import (
 )
 from modelscaling.protocol import AgentState
 from modelscaling.quantity import format_quantity
+from modelscaling_operator.advising import advise, best_checkpoint, say_overfitting
 from modelscaling_operator.condition_set import ConditionSet, derive_state
 from modelscaling_operator.failure import count_failures
 from modelscaling_operator.ledger import record_training
@@ -72,9 +73,15 @@ class Draft:
             }
         )
         status = record_training(status, seen, progress)
+        if isinstance(wish, Wish):
+            told = (wish.configuration, status, progress)
+            status = status.model_copy(
+                update={"advice": advise(*told), "best_checkpoint": best_checkpoint(*told)}
+            )
         conditions = ConditionSet(
             conditions=seen.status.conditions, generation=seen.generation, now=now
         )
+        conditions = say_overfitting(conditions, progress)
         return cls(seen=seen, now=now, status=status, conditions=conditions)
 
     def condition(self, kind: ConditionType, *, holds: bool, reason: str, message: str) -> Draft:

@@ -27,7 +27,7 @@ def find_finisher(seen: Observation) -> Pod | None:
     for pod in seen.own:
         report = pod.exit.report if pod.exit and pod.exit.code == 0 else None
         progress = report.progress if report else None
-        if progress is not None and progress.step >= progress.total_steps:
+        if progress is not None and progress.is_last:
             return pod
     return None
 
@@ -39,12 +39,27 @@ def await_last_ranks(draft: Draft, finisher: Pod) -> Decision:
     told = [pod for pod in (*draft.seen.members, *draft.seen.leavers) if pod]
     if not waited and any(not pod.ended for pod in told):
         return draft.finish(_delete_outsiders(draft.seen), requeue_s=1)
-    progress = draft.status.progress
-    steps = progress.step if progress else 0
-    return end_run(
-        draft,
-        ConditionType.COMPLETE,
-        Verdict(reason=Reason.COMPLETE, message=f"All {steps} steps are done."),
+    return end_run(draft, ConditionType.COMPLETE, _why_complete(draft.status))
+
+
+def _why_complete(status: ModelScalingStatus) -> Verdict:
+    progress = status.progress
+    if progress is None or progress.early_stop_step is None:
+        steps = progress.step if progress else 0
+        return Verdict(reason=Reason.COMPLETE, message=f"All {steps} steps are done.")
+    best = status.best_checkpoint
+    kept = (
+        f"the checkpoint of step {best.step}, with {best.validation_loss}, is kept"
+        if best is not None
+        else "its checkpoint could not be kept"
+    )
+    return Verdict(
+        reason=Reason.EARLY_STOPPED,
+        message=(
+            f"Stopped at step {progress.step} of {progress.total_steps}, as the validation loss "
+            f"has not improved since step {progress.best_step}, where it was "
+            f"{progress.best_validation_loss}; {kept}."
+        ),
     )
 
 

@@ -38,13 +38,21 @@ def newest_progress(seen: Observation) -> Progress | None:
 
 def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
     """Return progress as the status carries it: numbers with fractions as decimal strings."""
+    validations, epochs = progress.validations, progress.epochs
+    best, last = validations.best, validations.recent[-1] if validations.recent else None
     return ProgressStatus(
         step=progress.step,
         total_steps=progress.total_steps,
+        early_stop_step=progress.step if progress.is_stopped_early else None,
         tokens=progress.tokens,
         sample_digest=progress.sample_digest,
         loss=decimal(progress.loss, 4),
         validation_loss=decimal(progress.validation_loss, 4),
+        training_loss=decimal(last.training_loss, 4) if last else None,
+        best_validation_loss=decimal(best.loss, 4) if best else None,
+        best_step=best.step if best else None,
+        epoch_tokens=progress.epoch_tokens,
+        epochs=decimal(epochs, 2),
         tokens_per_second=decimal(progress.tokens_per_second, 0),
         mfu_percent=decimal(progress.mfu_ratio, 1, scale=100),
         scaling_efficiency_percent=decimal(progress.scaling_efficiency_ratio, 1, scale=100),
@@ -61,7 +69,7 @@ def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
 
 def _completion(progress: Progress, now: datetime) -> datetime | None:
     rate = progress.tokens_per_second
-    if not rate or not progress.step or progress.step >= progress.total_steps:
+    if not rate or not progress.step or progress.is_last:
         return None
     tokens_left = (progress.total_steps - progress.step) * progress.tokens / progress.step
     return (now + timedelta(seconds=tokens_left / rate)).replace(microsecond=0)

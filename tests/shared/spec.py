@@ -176,5 +176,34 @@ BROKEN_RULES = [
         "to at least 2, or stagesPerProcess to 1",
         id="interleaved stages without a pipeline",
     ),
+    pytest.param(
+        {
+            "training__earlyStopping": {"patience": 3},
+            "training__validateEverySteps": 0,
+            "checkpoint": {"volume": {"emptyDir": {}}},
+        },
+        "spec.training.earlyStopping",
+        "earlyStopping with patience=3 waits for validations, and validateEverySteps=0 never "
+        "validates; set it to at least 1, or remove earlyStopping",
+        id="early stopping without validations",
+    ),
+    pytest.param(
+        {"training__earlyStopping": {"patience": 3}},
+        "spec.training.earlyStopping",
+        "earlyStopping with patience=3 keeps the best checkpoint, and there is no "
+        "checkpoint.volume for one; give spec.checkpoint, or remove earlyStopping",
+        id="early stopping without checkpoints",
+    ),
+    pytest.param(
+        {
+            "training__earlyStopping": {"patience": 3},
+            "data__validationFraction": "0",
+            "checkpoint": {"volume": {"emptyDir": {}}},
+        },
+        "spec.training.earlyStopping",
+        "earlyStopping needs held-out data, and validationFraction=0 holds none out; set it above "
+        '0, such as "0.02", or remove earlyStopping',
+        id="early stopping without held-out data",
+    ),
 ]
 """Changes to the small spec that each break one CEL rule; the field and the message."""

@@ -35,9 +35,12 @@ def invalid(tmp_path: Path) -> str:
 def test_validate_says_what_a_valid_run_is(valid: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "-f", valid]) == 0
 
-    assert capsys.readouterr().out == (
-        "tiny: valid; 98.6k parameters, 125 steps, mesh dp2, about 4.26Mi a process\n"
+    valid_line, advice = capsys.readouterr().out.splitlines()
+    assert valid_line == (
+        "tiny: valid; 98.6k parameters, 125 steps, mesh dp2, about 4.26Mi a process"
     )
+    assert advice.startswith("tiny: UnderTrained: 64k tokens for 98.6k parameters")
+    assert advice.endswith("(Hoffmann et al. 2022, arXiv:2203.15556)")
 
 
 def test_validate_says_what_is_wrong_and_where(
@@ -56,6 +59,9 @@ def test_validate_speaks_json(invalid: str, capsys: pytest.CaptureFixture[str]) 
     content = json.loads(capsys.readouterr().out)
     assert content["valid"] is False
     first, second = content["documents"]
+    (advice,) = first.pop("advice")
+    assert (advice["type"], advice["reason"]) == ("Balance", "UnderTrained")
+    assert advice.keys() == {"type", "reason", "message", "source"}
     assert first == {
         "valid": True,
         "name": "tiny",
@@ -93,7 +99,9 @@ def test_validate_says_of_a_paused_run_only_what_is_known(
 
     assert main(["validate", "-f", str(file)]) == 0
 
-    assert capsys.readouterr().out == "tiny: valid; 98.6k parameters, 125 steps, mesh single\n"
+    assert capsys.readouterr().out.startswith(
+        "tiny: valid; 98.6k parameters, 125 steps, mesh single\n"
+    )
 
 
 def test_validate_names_the_meshes_that_were_not_taken(

@@ -111,9 +111,16 @@ def make_writer(
     ranks: int = 1,
     parts_timeout_s: float = 30.0,
     shape: ModelShape = SHAPE,
+    keeps_best: bool = False,
 ) -> CheckpointWriter:
     """Return a process' writer in a group."""
-    writer = CheckpointWriter(directory, keep=keep, shape=shape, parts_timeout_s=parts_timeout_s)
+    writer = CheckpointWriter(
+        directory,
+        keep=keep,
+        shape=shape,
+        keeps_best=keeps_best,
+        parts_timeout_s=parts_timeout_s,
+    )
     writer.begin_group(token, generation=generation, rank=rank, ranks=ranks)
     return writer
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.shared.spec import make_spec
+from tests.trainer.runs import write_text
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -109,6 +110,32 @@ def test_a_run_that_stops_early_goes_on_exactly_there(file: Path, tmp_path: Path
     undisturbed = train(file)
     resumed = [(step["step"], step["loss"]) for step in second.objects[:-1]]
     assert resumed == [(step["step"], step["loss"]) for step in undisturbed.objects[7:-1]]
+
+
+def test_a_run_that_learns_by_heart_warns_and_stops_early_at_its_best_checkpoint(
+    file: Path, tmp_path: Path
+) -> None:
+    write_text(tmp_path, words=130).rename(file.parent / "text.txt")
+    settings = {
+        "data.validationFraction": "0.5",
+        "training.tokens": "1M",
+        "training.learningRate": "1e-2",
+        "training.earlyStopping.patience": "6",
+        "checkpoint.volume.emptyDir.medium": "Memory",
+    }
+    options = [f"--set=spec.{field}={value}" for field, value in settings.items()]
+
+    ended = train(file, "--output", str(tmp_path / "output"), *options)
+
+    assert ended.code == 0, ended.errors
+    *steps, last = ended.objects
+    measured = {s["step"]: s["validation_loss"] for s in steps if "validation_loss" in s}
+    best = min(measured, key=lambda step: measured[step])
+    assert last["reason"] == "EarlyStopped"
+    assert last["step"] == best + 6 * 10 < 1_000_000 // (8 * 64)
+    assert last["best_checkpoint"] == str(tmp_path / "output" / f"step-{best:08d}")
+    assert Path(last["best_checkpoint"]).is_dir()
+    assert f"warning: overfitting: The validation loss was best at step {best}" in ended.errors
 
 
 def test_an_interrupt_saves_and_says_where(file: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from modelscaling.local_run import LocalRun
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import Failure
 from modelscaling_trainer.local_report import LocalReport
+from tests.shared.validations import OVERFITTING
 from tests.trainer.agent_builders import make_configuration, make_progress
 
 if TYPE_CHECKING:
@@ -159,6 +160,57 @@ def test_elsewhere_a_line_comes_every_few_seconds() -> None:
 
     steps = [line.split()[1] for line in shown.lines if line.startswith("step")]
     assert steps == ["1/125", "4/125"]
+
+
+def test_overfitting_is_told_once_with_the_best_step() -> None:
+    shown = Shown(is_json=True)
+    for step in (60, 61):
+        shown.report.on_progress(make_progress(step=step, validations=OVERFITTING))
+
+    (line,) = shown.lines
+    assert line.startswith("warning: overfitting: The validation loss was best at step 20")
+
+
+def stop_early(directory: Path, **run: Any) -> Shown:
+    """Show a run that stops early after its best step, 20."""
+    for step in (20, 60):
+        (directory / f"step-{step:08d}").mkdir()
+    shown = Shown(
+        output=directory,
+        configuration=make_configuration(
+            training__earlyStopping={"patience": 4}, checkpoint={"volume": {"emptyDir": {}}}
+        ),
+        **run,
+    )
+    progress = make_progress(
+        step=60,
+        validations=OVERFITTING,
+        is_stopped_early=True,
+        best_checkpoint=OVERFITTING.best,
+    )
+    shown.report.on_progress(progress)
+    shown.report.done()
+    return shown
+
+
+def test_an_early_stop_says_why_and_where_the_best_checkpoint_is(tmp_path: Path) -> None:
+    shown = stop_early(tmp_path)
+
+    assert shown.lines[-1] == (
+        "stopped early: 4 validations without improvement; the best is step 20 with a validation "
+        f"loss of 2.0000, saved in {tmp_path / 'step-00000020'}"
+    )
+
+
+def test_the_last_object_of_a_run_that_stopped_early_names_the_best_checkpoint(
+    tmp_path: Path,
+) -> None:
+    last = stop_early(tmp_path, is_json=True).objects[-1]
+
+    assert (last["done"], last["step"]) == (True, 60)
+    assert last["reason"] == "EarlyStopped"
+    assert last["checkpoint"] == str(tmp_path / "step-00000060")
+    assert last["best_checkpoint"] == str(tmp_path / "step-00000020")
 
 
 def test_an_interrupted_run_says_where_it_was_saved(tmp_path: Path) -> None:

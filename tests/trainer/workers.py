@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -175,7 +176,9 @@ def train_together(
 
 
 def results(workers: list[Worker]) -> list[Result]:
-    return [worker.result() for worker in workers]
+    """Read all at once: one whose words nobody takes stands still, and its peers wait for it."""
+    with ThreadPoolExecutor(len(workers)) as readers:
+        return list(readers.map(Worker.result, workers))
 
 
 def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None:

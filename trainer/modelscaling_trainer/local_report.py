@@ -8,6 +8,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
+from modelscaling.advice import find_overfitting
+from modelscaling.api.conditions import Reason
 from modelscaling.quantity import format_quantity
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class LocalReport:
         self._is_live = terminal.isatty() and not run.is_json
         self._last_line_at = -_LINE_EVERY_S
         self._progress: Progress | None = None
+        self._overfits_since: int | None = None
+        """The step of the best validation, where the run overfits."""
         if not run.is_json:
             self._say(self._introduction())
 
@@ -52,6 +56,7 @@ class LocalReport:
     def on_progress(self, progress: Progress) -> None:
         """Show a step."""
         self._progress = progress
+        self._warn_of_overfitting(progress)
         if self._run.is_json:
             self._write(self._step_fields(progress))
         elif self._is_live:
@@ -95,6 +100,8 @@ class LocalReport:
             "mesh": str(self._run.mesh),
             "checkpoint": self._checkpoint(),
         }
+        if self._run.configuration.training.early_stopping:
+            fields |= self._early_stopping_fields()
         if self._run.is_json:
             self._write(fields)
             return
@@ -103,6 +110,36 @@ class LocalReport:
         self._end_line()
         saved = f"saved in {fields['checkpoint']}" if fields["checkpoint"] else "nothing was saved"
         self._say(f"done at step {fields['step']}; {saved}")
+        if self._progress and self._progress.is_stopped_early:
+            self._say(self._why_early(self._progress))
+
+    def _warn_of_overfitting(self, progress: Progress) -> None:
+        """Say it once for each best validation that was left behind."""
+        overfitting = find_overfitting(progress.validations)
+        since = overfitting.best.step if overfitting else None
+        if overfitting and since != self._overfits_since:
+            self._end_line()
+            self._say(f"warning: overfitting: {overfitting.message}")
+        self._overfits_since = since
+
+    def _early_stopping_fields(self) -> dict[str, object]:
+        """Return what the last object says of a run that may stop early."""
+        best = self._progress.best_checkpoint if self._progress else None
+        is_early = self._progress is not None and self._progress.is_stopped_early
+        return {
+            "reason": Reason.EARLY_STOPPED if is_early else Reason.COMPLETE,
+            "best_checkpoint": self._checkpoint_steps().get(best.step) if best else None,
+        }
+
+    def _why_early(self, progress: Progress) -> str:
+        best, path = progress.validations.best, self._early_stopping_fields()["best_checkpoint"]
+        assert best is not None, "no patience is lost before the first validation"
+        where = f"saved in {path}" if path else "not saved"
+        return (
+            f"stopped early: {progress.validations.without_improvement} validations without "
+            f"improvement; the best is step {best.step} with a validation loss of "
+            f"{best.loss:.4f}, {where}"
+        )
 
     def _introduction(self) -> str:
         run = self._run

@@ -80,7 +80,6 @@ class Loop:
     checkpoint_step: int
     """The newest checkpoint that all ranks know of; NOTHING where there is none."""
     throughput: Throughput
-    validation_loss: float | None = None
     resumption: Resumption | None = None
 
     def run(self) -> Outcome:
@@ -92,19 +91,17 @@ class Loop:
             GroupLostError: a peer is gone.
         """
         self.listeners.on_phase("Training")
-        if self.state.step >= self.last_step:
+        if self._is_complete():
             self._save_and_wait()
             self._tell(None)
             return Outcome.COMPLETE
+        self._save_unsaved_best()
         began = time.monotonic()
         is_first = True
         while True:
             is_compiling = self._compile_if_due()
             agreed = self._take_step()
-            if self._is_validation_due():
-                self.listeners.on_phase("Validating")
-                self.validation_loss = self._validate()
-                self.listeners.on_phase("Training")
+            self._validate_if_due()
             outcome = self._outcome(agreed)
             if outcome is not None and must_save(outcome, agreed.requests):
                 self._save_and_wait()
@@ -160,9 +157,12 @@ class Loop:
             return False
         return self.state.step % every == 0 or self.state.step == self.last_step
 
-    def _validate(self) -> float:
+    def _validate_if_due(self) -> None:
+        if not self._is_validation_due():
+            return
+        self.listeners.on_phase("Validating")
         with computing_together(f"measuring the validation loss of step {self.state.step}"):
-            return validation_loss(
+            loss = validation_loss(
                 self.computation,
                 self.reader.held_out,
                 samples=self.samples.validation_count,
@@ -172,9 +172,33 @@ class Loop:
                 counts_loss=self.group.counts_loss,
                 members=self.members,
             )
+        self.state.add_validation(loss, self.configuration.training.early_stopping)
+        self.listeners.on_phase("Training")
+
+    def _is_complete(self) -> bool:
+        return self.state.step >= self.last_step or self._is_stopped_early()
+
+    def _is_stopped_early(self) -> bool:
+        """Return the same on all ranks, as they share the loss, and after a restart, as the history
+        is a part of the state.
+        """
+        early_stopping = self.configuration.training.early_stopping
+        patience = early_stopping.patience if early_stopping else None
+        return self.state.counters.validations.has_lost_patience(patience)
+
+    def _is_best_to_be_saved(self) -> bool:
+        """Whether the present state is the best one so far, and is to outlive the run."""
+        if self.writer is None or self.configuration.training.early_stopping is None:
+            return False
+        return self.state.counters.validations.is_best_at(self.state.step)
+
+    def _save_unsaved_best(self) -> None:
+        """Save the best state where the group before ended with it, perhaps before it was saved."""
+        if self._is_best_to_be_saved() and self.checkpoint_step != self.state.step:
+            self._save()
 
     def _outcome(self, agreed: StepReport) -> Outcome | None:
-        if self.state.step >= self.last_step:
+        if self._is_complete():
             return Outcome.COMPLETE
         if {Request.STOP, Request.REFORM} & set(agreed.requests):
             return Outcome.STOPPED
@@ -184,7 +208,9 @@ class Loop:
         settings = self.configuration.checkpoint
         if self.writer is None or settings is None:
             return False
-        return Request.CHECKPOINT in agreed.requests or self.state.step % settings.every_steps == 0
+        is_asked = Request.CHECKPOINT in agreed.requests
+        is_in_turn = self.state.step % settings.every_steps == 0
+        return is_asked or is_in_turn or self._is_best_to_be_saved()
 
     def _save(self, *, patience_s: float = PATIENCE_S) -> bool:
         """Begin to save in the background, each rank its part; False if the last one hangs."""
@@ -198,7 +224,10 @@ class Loop:
 
     def _save_and_wait(self) -> None:
         """Save, and return on every rank when the checkpoint is there."""
-        if self.writer is None or self.checkpoint_step == self.state.step:
+        if self.writer is None:
+            return
+        if self.checkpoint_step == self.state.step:
+            self.writer.finish()
             return
         self.listeners.on_phase("Saving")
 
@@ -215,6 +244,7 @@ class Loop:
 
     def _tell(self, agreed: StepReport | None) -> None:
         counters, times = self.state.counters, self.stepper.times
+        validations = counters.validations
         self.listeners.on_progress(
             Progress(
                 step=counters.step,
@@ -222,7 +252,11 @@ class Loop:
                 tokens=counters.tokens,
                 sample_digest=counters.sample_digest,
                 loss=agreed.loss if agreed else None,
-                validation_loss=self.validation_loss,
+                validation_loss=validations.recent[-1].loss if validations.recent else None,
+                validations=validations,
+                epoch_tokens=self.samples.training_count * self.configuration.model.context_length,
+                is_stopped_early=self._is_stopped_early(),
+                best_checkpoint=self.writer.best if self.writer else None,
                 gradient_norm=agreed.gradient_norm if agreed else None,
                 step_seconds=times.total,
                 tokens_per_second=self.throughput.tokens_per_second,

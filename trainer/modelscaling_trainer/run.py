@@ -214,7 +214,10 @@ class Run:
         if self._directory is None or settings is None:
             return None
         return CheckpointWriter(
-            self._directory, keep=settings.keep, shape=self._configuration.model
+            self._directory,
+            keep=settings.keep,
+            keeps_best=self._configuration.training.early_stopping is not None,
+            shape=self._configuration.model,
         )
 
     def _make_copy(self, mesh: Mesh) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import TypeAdapter
 
+from modelscaling.validation_history import Validation, ValidationHistory
 from modelscaling_trainer.copies import place_in_copy
 from modelscaling_trainer.data.sample_digest import EMPTY_DIGEST
 from modelscaling_trainer.errors import CheckpointError
@@ -16,8 +18,9 @@ from modelscaling_trainer.model.initial_weights import set_initial_weights
 from modelscaling_trainer.shard import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from modelscaling.configuration import EarlyStoppingConfiguration
     from modelscaling.mesh import Mesh
     from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.optimizer import AdamW
@@ -42,6 +45,30 @@ class Counters:
     """Wall time of the steps that led here; a step that was lost and redone counts once."""
     started_at: float | None = None
     """When the run's first group formed, seconds since 1970."""
+    loss_sum: float = 0.0
+    """Sum of the losses of the steps since the last validation, nats a token each."""
+    loss_steps: int = 0
+    """How many those are."""
+    validations: ValidationHistory = field(default_factory=ValidationHistory)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Counters:
+        """Return the counters that a checkpoint describes; those of an older version lack some.
+
+        Raises:
+            ValueError: they are none.
+        """
+        return _COUNTERS.validate_python(content)
+
+
+_COUNTERS = TypeAdapter(Counters)
+
+
+def best_informed(of_one_state: Iterable[Counters]) -> Counters:
+    """Return the first counters that know the validation of their state, if it had one: where a
+    peer was lost during that, some ranks may not.
+    """
+    return min(of_one_state, key=lambda counters: counters.loss_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +137,27 @@ class TrainingState:
         """Count the wall time of the step that was just completed."""
         counters = self.counters
         self._counters = replace(counters, useful_seconds=counters.useful_seconds + seconds)
+
+    def add_validation(
+        self, loss: float, early_stopping: EarlyStoppingConfiguration | None
+    ) -> None:
+        """Remember the validation of the step that was just completed."""
+        counters = self.counters
+        validation = Validation(
+            step=counters.step,
+            loss=loss,
+            training_loss=counters.loss_sum / max(counters.loss_steps, 1),
+        )
+        self._counters = replace(
+            counters,
+            loss_sum=0.0,
+            loss_steps=0,
+            validations=counters.validations.after(
+                validation,
+                min_delta=early_stopping.min_delta if early_stopping else 0.0,
+                is_awaited=early_stopping is not None,
+            ),
+        )
 
     def start_clock(self, now: float) -> None:
         """Remember when the run's first group formed, unless that is known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from modelscaling_trainer.noise_scale import NoiseScale
 from modelscaling_trainer.parallel.tied_table import sum_over_ends
 from modelscaling_trainer.process_group import computing_together
 from modelscaling_trainer.schedule import learning_rate
-from modelscaling_trainer.state import Counters
 from modelscaling_trainer.waiting import counted_waits
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.data.reader import Reader
     from modelscaling_trainer.gradient_store import GradientStore
     from modelscaling_trainer.group import Group
-    from modelscaling_trainer.state import TrainingState
+    from modelscaling_trainer.state import Counters, TrainingState
     from modelscaling_trainer.waiting import WaitClock
 
 
@@ -188,12 +187,13 @@ class Stepper:
             settings, step=before.step, total_steps=self._configuration.training.total_steps
         )
         self._state.optimizer.learning_rate = rate
-        after = Counters(
+        after = replace(
+            before,
             step=before.step + 1,
             tokens=before.tokens + agreed.tokens,
             sample_digest=chain(before.sample_digest, agreed.batch_sum),
-            useful_seconds=before.useful_seconds,
-            started_at=before.started_at,
+            loss_sum=before.loss_sum + agreed.loss,
+            loss_steps=before.loss_steps + 1,
         )
         self._before_update()
         with self._state.changing(after):

@@ -18,7 +18,7 @@ from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.redistribution import move, transfers
 from modelscaling_trainer.resumption import trace
 from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
-from modelscaling_trainer.state import MODEL, NOTHING
+from modelscaling_trainer.state import MODEL, NOTHING, best_informed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -212,9 +212,9 @@ def _move(
 
 
 def _counters(decision: Move, offers: Sequence[Mapping[str, Any]]) -> Counters:
-    """Return the counters of the state, as the first rank that holds a part of it knows them."""
+    """Return the counters of the state, as the ranks that hold a part of it know them."""
     of_all: list[Counters] = [counters for offer in offers for counters in offer["counters"]]
-    return next(
+    return best_informed(
         counters
         for counters in of_all
         if (counters.step, counters.sample_digest) == (decision.step, decision.digest)

@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
+    from modelscaling.validation_history import Validation
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
 
 _log = logging.getLogger(__name__)
 
 FORMAT = 3
-"""The version of the format; a newer one is refused. Version 2 had no lineage."""
+"""The version of the format; a newer one is refused. Version 2 had no lineage and no history of
+validations."""
 DESCRIPTION = "checkpoint.json"
 """The file that makes a directory a checkpoint."""
 
@@ -158,7 +160,7 @@ def read(path: Path) -> Checkpoint | None:
         _check_sizes(path, description["files"])
         return Checkpoint(
             path=path,
-            counters=Counters(**description["counters"]),
+            counters=Counters.from_json(description["counters"]),
             model=description["model"],
             tensors=from_json(description["tensors"]),
             lineage=lineage_from_json(description.get("lineage", [])),
@@ -174,11 +176,9 @@ def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
     Raises:
         ConfigurationError: a field of the shape differs.
     """
-    written = asdict(ModelShape.from_fields(checkpoint.model))
     differences = [
-        f"{field}: {written[field]} in the checkpoint, {value} declared"
-        for field, value in asdict(shape).items()
-        if written[field] != value
+        f"{field}: {written} in the checkpoint, {declared} declared"
+        for field, (written, declared) in shape.differences(checkpoint.model).items()
     ]
     if differences:
         raise ConfigurationError(
@@ -193,12 +193,40 @@ def step_of(checkpoint: Checkpoint | None) -> int:
     return NOTHING if checkpoint is None else checkpoint.counters.step
 
 
-def prune(directory: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` valid checkpoints, and what a dead writer left."""
-    valid = [step for step in steps_in(directory) if read(directory / name_of(step)) is not None]
-    for step in sorted(valid)[:-keep]:
-        remove(directory / name_of(step))
+def find_best(directory: Path) -> Validation | None:
+    """Return the best validation of those that a valid checkpoint was written after."""
+    return _best(_read_all(directory))
+
+
+def prune(directory: Path, *, keep: int, keeps_best: bool = False) -> Validation | None:
+    """Remove all but the newest `keep` valid checkpoints, and what a dead writer left. With
+    `keeps_best` the best one stays too, and its validation is returned.
+    """
+    valid = _read_all(directory)
+    best = _best(valid) if keeps_best else None
+    for checkpoint in valid[:-keep]:
+        if best is None or step_of(checkpoint) != best.step:
+            remove(checkpoint.path)
     remove_abandoned(directory)
+    return best
+
+
+def _read_all(directory: Path) -> list[Checkpoint]:
+    """Return the valid checkpoints, the newest last."""
+    found = (read(directory / name_of(step)) for step in sorted(steps_in(directory)))
+    return [checkpoint for checkpoint in found if checkpoint is not None]
+
+
+def _best(checkpoints: Sequence[Checkpoint]) -> Validation | None:
+    """Return the best validation of those whose state a checkpoint holds. What a checkpoint knows
+    of the steps before it does not count: they may never have been saved.
+    """
+    own = [
+        best
+        for checkpoint in checkpoints
+        if (best := checkpoint.counters.validations.best) and best.step == step_of(checkpoint)
+    ]
+    return min(own, key=lambda best: best.loss, default=None)
 
 
 def write_description(

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from modelscaling_trainer.checkpoint import fence
 from modelscaling_trainer.checkpoint.attempt import Attempt, GivenUpError
-from modelscaling_trainer.checkpoint.catalog import prune
+from modelscaling_trainer.checkpoint.catalog import find_best, prune
 from modelscaling_trainer.checkpoint.part import Block, dtype_name, in_file_order
 from modelscaling_trainer.checkpoint.share import share
 from modelscaling_trainer.checkpoint.staging import Staging
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modelscaling.shape import ModelShape
+    from modelscaling.validation_history import Validation
     from modelscaling_trainer.shard import Shard
     from modelscaling_trainer.state import Counters
 
@@ -86,11 +87,15 @@ class CheckpointWriter:
         *,
         keep: int,
         shape: ModelShape,
+        keeps_best: bool = False,
         parts_timeout_s: float = PARTS_TIMEOUT_S,
     ) -> None:
-        """`keep` is how many checkpoints stay; `begin_group` comes before the first save."""
+        """`keep` is how many checkpoints stay, the one of the best validation beside them with
+        `keeps_best`; `begin_group` comes before the first save.
+        """
         self._directory = directory
         self._keep = keep
+        self._keeps_best = keeps_best
         self._shape = shape
         self._parts_timeout_s = parts_timeout_s
         self._staging = Staging()
@@ -103,6 +108,8 @@ class CheckpointWriter:
         """The step of the newest checkpoint that this process has published."""
         self.written_seconds: float | None = None
         """How long that one took from its save to its publication."""
+        self.best: Validation | None = None
+        """The best validation whose checkpoint is kept, as far as this process has looked."""
         self.failure: str | None = None
         """Why the last save came to nothing, as this process knows; None where it did not."""
 
@@ -259,6 +266,8 @@ class CheckpointWriter:
         """
         try:
             fence.claim(self._directory, generation)
+            if self._keeps_best:
+                self.best = find_best(self._directory)
         except OSError as error:
             _log.warning("could not claim %s: %s", self._directory, error)
         except GroupLostError as error:
@@ -328,7 +337,7 @@ class CheckpointWriter:
         self.written_step = save.counters.step
         self.written_seconds = time.monotonic() - save.started
         _log.info("wrote the checkpoint of step %d", save.counters.step)
-        prune(self._directory, keep=self._keep)
+        self.best = prune(self._directory, keep=self._keep, keeps_best=self._keeps_best)
 
     def _fail(self, why: str) -> None:
         self.failure = why
