@@ -18,6 +18,7 @@ from modelscaling_trainer.garbage import uncollected
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.guard import Guard
 from modelscaling_trainer.holdings import Holdings
+from modelscaling_trainer.interruption import checking
 from modelscaling_trainer.loop import Listeners, Loop
 from modelscaling_trainer.memory import keep_freed_memory
 from modelscaling_trainer.model_part import ModelPart
@@ -274,6 +275,8 @@ class Run:
         configuration, group, state = self._configuration, formed.group, formed.state
         gradient = state.part.gradient
         gradient.join(formed.axes.replicate)
+        for stage in state.part.stages:
+            stage.between_layers = checking(requests.check_abandoned)
         computing = computation(
             state.part,
             gradient,

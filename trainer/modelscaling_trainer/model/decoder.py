@@ -99,7 +99,7 @@ class Attention(nn.Module):
             if shape.window is None
             else partial(causal_attention, window=shape.window)
         )
-        self.key_value_heads: Callable[[Tensor], Tensor] = _as_projected
+        self.key_value_heads: Callable[[Tensor], Tensor] = _as_it_is
 
     def forward(self, x_BTE: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         """Return what each token gathers from itself and those before it."""
@@ -194,6 +194,8 @@ class Decoder(nn.Module):
         if self.is_last:
             self.norm = RMSNorm(shape.hidden_size, shape.norm_epsilon)
             self.lm_head = Linear(shape.hidden_size, shape.vocabulary_size)
+        self.between_layers: Callable[[Tensor], Tensor] = _as_it_is
+        """Called with the residual stream after each layer; see interruption.py."""
         self.tie()
         self.register_buffer("cos_TD", torch.empty(0), persistent=False)
         self.register_buffer("sin_TD", torch.empty(0), persistent=False)
@@ -240,7 +242,7 @@ class Decoder(nn.Module):
         """
         x_BTE = self.embed_tokens(x).to(self.compute_dtype) if self.is_first else x
         for layer in self.blocks():
-            x_BTE = layer(x_BTE, self.cos_TD, self.sin_TD)
+            x_BTE = self.between_layers(layer(x_BTE, self.cos_TD, self.sin_TD))
         if not self.is_last:
             return x_BTE
         logits_BTV: Tensor = self.lm_head(self.norm(x_BTE))
@@ -302,6 +304,5 @@ def _normed(x_BTE: Tensor, norm: nn.Module | None) -> Tensor:
     return normed_BTE
 
 
-def _as_projected(projected_BTE: Tensor) -> Tensor:
-    """Return all heads that were computed."""
-    return projected_BTE
+def _as_it_is(x_BTE: Tensor) -> Tensor:
+    return x_BTE
