@@ -30,8 +30,8 @@ def _is_whole(status: Mapping[str, Any]) -> bool:
 
 
 def changes_of(name: str) -> tuple[Change, ...]:
-    """Return the demo's changes: one more pod, another strategy on yet one more, a pod lost of which
-    the others have everything.
+    """Return the demo's changes: one more pod, another strategy with yet one more, and a pod lost,
+    all of whose state another has too.
     """
     hybrid = {"replicas": 4, "parallelism": {"strategy": "Custom", "dataReplicate": 2}}
     patch = json.dumps({"spec": hybrid})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.cli.error import UsageError
 from modelscaling.cli.setting import parse_shape
-from modelscaling.cli.trainer_program import become, check_is_installed
+from modelscaling.cli.trainer import become_trainer, require_trainer
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.local_growth import GROWTH_MODULE, LocalGrowth
 
@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> NoReturn:
     """Check the arguments, then become the trainer."""
     work = resolve(options)
-    check_is_installed()
-    become(GROWTH_MODULE, work)
+    require_trainer(GROWTH_MODULE)
+    become_trainer(GROWTH_MODULE, work)
 
 
 def resolve(options: argparse.Namespace) -> LocalGrowth:

@@ -23,7 +23,7 @@ def checking(check: Callable[[], None]) -> Callable[[Tensor], Tensor]:
     def check_both_ways(x: Tensor) -> Tensor:
         check()
         if x.requires_grad:
-            x.register_hook(check_gradient)
+            x.register_hook(check_gradient)  # type: ignore[no-untyped-call]
         return x
 
     return check_both_ways

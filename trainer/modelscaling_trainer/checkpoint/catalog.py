@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from modelscaling.growth.lineage import NO_LINEAGE, Lineage, lineage_from_json
-from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
+    from modelscaling.shape import ModelShape
     from modelscaling.validation_history import Validation
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
