@@ -38,7 +38,7 @@ def await_last_ranks(draft: Draft, finisher: Pod) -> Decision:
     waited = draft.now > finished + timedelta(seconds=LAST_RANKS_S)
     told = [pod for pod in (*draft.seen.members, *draft.seen.leavers) if pod]
     if not waited and any(not pod.ended for pod in told):
-        return draft.finish(_delete_outsiders(draft.seen), requeue_s=1)
+        return draft.finish(map(_delete, _outsiders(draft.seen)), requeue_s=1)
     return end_run(draft, ConditionType.COMPLETE, _why_complete(draft.status))
 
 
@@ -131,13 +131,12 @@ def keep_after_end(draft: Draft, wish: Wish | Rejection) -> Decision:
 
 def _end_pods(draft: Draft) -> list[Action]:
     since = draft.status.completion_time or draft.now
-    deleted = _delete_outsiders(draft.seen)
-    outsiders = [action.pod for action in deleted]
+    outsiders = {pod.uid: pod for pod in _outsiders(draft.seen)}
     return [
-        *deleted,
+        *map(_delete, outsiders.values()),
         *wind_down(
             draft.seen,
-            [pod for pod in draft.seen.own if pod not in outsiders],
+            [pod for pod in draft.seen.own if pod.uid not in outsiders],
             mode=StopMode.SUSPEND,
             keep_ended=True,
             since=since,
@@ -146,14 +145,18 @@ def _end_pods(draft: Draft) -> list[Action]:
     ]
 
 
-def _delete_outsiders(seen: Observation) -> list[DeletePod]:
-    """Return what deletes the live pods beside the group: spares and newcomers."""
+def _outsiders(seen: Observation) -> list[Pod]:
+    """Return the live pods beside the group, spares and newcomers, which have nothing to save."""
     group = seen.status.group
     if group is None:
         return []
     inside = {*group.pods, *group.leaving}
     return [
-        DeletePod(pod=pod, grace_s=NOTHING_TO_SAVE_S)
+        pod
         for pod in seen.own
         if pod.uid not in inside and not pod.ended and pod.deletion_deadline is None
     ]
+
+
+def _delete(outsider: Pod) -> DeletePod:
+    return DeletePod(pod=outsider, grace_s=NOTHING_TO_SAVE_S)

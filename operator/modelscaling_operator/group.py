@@ -120,8 +120,9 @@ def _has_just_begun(question: Question) -> bool:
     its own change cost would never be known else.
     """
     group = question.group
-    is_in_doubt = group is None or not group.trained or _must_change(question)
-    return not is_in_doubt and group is not None and owes_entry(group, question.now)
+    if group is None or not group.trained or _must_change(question):
+        return False
+    return owes_entry(group, question.now)
 
 
 def _choose(question: Question) -> tuple[Pod, ...] | None:

@@ -11,13 +11,14 @@ import pytest
 
 from modelscaling.mesh import Mesh
 from modelscaling.micro_batch import legal_micro_batch_sizes
+from tests.trainer.exactness import assert_trained_as_alone, train_on
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Result, results, start, train_together
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.configuration import RunConfiguration
+    from tests.trainer.workers import Result
 
 pytestmark = pytest.mark.process
 
@@ -52,19 +53,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("data"))
 
 
-def _train(run: RunConfiguration, mesh: Mesh, scratch: Path) -> list[Result]:
-    workers = start(mesh.size, run, scratch=scratch)
-    try:
-        train_together(workers, mesh=mesh)
-        return results(workers)
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
 @pytest.fixture(scope="module")
 def alone(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    [result] = _train(_run(text), Mesh(), tmp_path_factory.mktemp("scratch"))
+    [result] = train_on(Mesh(), _run(text), tmp_path_factory.mktemp("scratch"))
     return result
 
 
@@ -77,16 +68,11 @@ def _largest(mesh: Mesh) -> int:
 def test_a_mesh_trains_as_one_process_does(
     mesh: Mesh, alone: Result, text: Path, tmp_path: Path
 ) -> None:
-    together = _train(_run(text, training__micro_batch_size=_largest(mesh)), mesh, tmp_path)
+    run = _run(text, training__micro_batch_size=_largest(mesh))
+    together = train_on(mesh, run, tmp_path)
 
-    assert len(alone.losses) == 50
-    assert [(result.outcome, result.message) for result in together] == [
-        ("Complete", "")
-    ] * mesh.size
+    assert_trained_as_alone(together, alone, mesh, steps=50, loss_within=AGREEMENT)
     for result in together:
-        assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
-        assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-3)
         assert alone.validation_losses[24:] == pytest.approx(
             result.validation_losses[24:], abs=AGREEMENT
         )
-        assert alone.digests == result.digests

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from modelscaling.mesh import Mesh
+from tests.trainer.exactness import assert_trained_as_alone, train_on
 from tests.trainer.families import FAMILIES
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Result, results, start, train_together
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.trainer.workers import Result
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -24,13 +26,7 @@ AGREEMENT = 1e-5
 
 def _train(run_changes: dict[str, Any], mesh: Mesh, scratch: Path) -> list[Result]:
     run = make_run(write_text(scratch / "data"), model__layers=4, **run_changes)
-    workers = start(mesh.size, run, scratch=scratch, stop_at_step=STEPS)
-    try:
-        train_together(workers, mesh=mesh)
-        return results(workers)
-    finally:
-        for worker in workers:
-            worker.kill()
+    return train_on(mesh, run, scratch, stop_at_step=STEPS)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +58,6 @@ def test_a_family_on_a_mesh_trains_as_in_one_process(
     [alone] = _train(shape, Mesh(), tmp_path)
     together = _train(shape | changes, mesh, tmp_path)
 
-    assert [(result.outcome, result.message) for result in together] == [
-        ("Complete", "")
-    ] * mesh.size
-    assert len(alone.losses) == STEPS
-    for result in together:
-        assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
-        assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-4)
-        assert alone.digests == result.digests
+    assert_trained_as_alone(
+        together, alone, mesh, steps=STEPS, loss_within=AGREEMENT, norm_within=1e-4
+    )

@@ -14,13 +14,12 @@ from modelscaling.mesh import AXES, Mesh
 from modelscaling.plan.legality import broken_rules
 from modelscaling.shape import ModelShape
 from tests.shared.workloads import make_workload
+from tests.trainer.exactness import assert_trained_as_alone, train_on
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Result, results, start, train_together
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from modelscaling.configuration import RunConfiguration
     from modelscaling.plan import Workload
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
@@ -77,16 +76,6 @@ def _workload(shape: ModelShape, mesh: Mesh) -> Workload:
     return make_workload(**asdict(shape), replicas=mesh.size, global_batch_size=BATCH)
 
 
-def _train(run: RunConfiguration, mesh: Mesh, scratch: Path) -> list[Result]:
-    workers = start(mesh.size, run, scratch=scratch, stop_at_step=STEPS)
-    try:
-        train_together(workers, mesh=mesh)
-        return results(workers)
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
 @settings(
     max_examples=5,
     deadline=None,
@@ -102,14 +91,7 @@ def test_any_legal_mesh_trains_any_shape_as_one_process_does(
     changes = {f"model__{name}": value for name, value in asdict(shape).items()}
     run = make_run(write_text(tmp_path / "data"), training__global_batch_size=BATCH, **changes)
 
-    [alone] = _train(run, Mesh(), tmp_path)
-    together = _train(run, mesh, tmp_path)
+    [alone] = train_on(Mesh(), run, tmp_path, stop_at_step=STEPS)
+    together = train_on(mesh, run, tmp_path, stop_at_step=STEPS)
 
-    assert [(result.outcome, result.message) for result in together] == [
-        ("Complete", "")
-    ] * mesh.size
-    assert len(alone.losses) == STEPS
-    for result in together:
-        assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
-        assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-3)
-        assert alone.digests == result.digests
+    assert_trained_as_alone(together, alone, mesh, steps=STEPS, loss_within=AGREEMENT)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from modelscaling.mesh import Mesh
+from tests.trainer.exactness import assert_trained_as_alone, train_on
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Result, results, start, train_together
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.trainer.workers import Result
 
 pytestmark = pytest.mark.process
 
@@ -35,13 +37,7 @@ def _train(
     text: Path, scratch: Path, mesh: Mesh, *, changes: dict[str, Any], **options: Any
 ) -> list[Result]:
     run = make_run(text, model__layers=4, **changes)
-    workers = start(mesh.size, run, scratch=scratch, stop_at_step=STEPS, **options)
-    try:
-        train_together(workers, mesh=mesh)
-        return results(workers)
-    finally:
-        for worker in workers:
-            worker.kill()
+    return train_on(mesh, run, scratch, stop_at_step=STEPS, **options)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +94,7 @@ def test_a_setting_on_a_mesh_trains_as_one_process_does_without_it(
     [alone] = _train(text, tmp_path, Mesh(), changes=plain)
     together = _train(text, tmp_path, mesh, changes=changes)
 
-    assert [(result.outcome, result.message) for result in together] == [
-        ("Complete", "")
-    ] * mesh.size
-    assert len(alone.losses) == STEPS
-    for result in together:
-        assert alone.losses == pytest.approx(result.losses, abs=AGREEMENT)
-        assert alone.gradient_norms == pytest.approx(result.gradient_norms, rel=1e-3)
-        assert alone.digests == result.digests
+    assert_trained_as_alone(together, alone, mesh, steps=STEPS, loss_within=AGREEMENT)
 
 
 @pytest.fixture(scope="module")

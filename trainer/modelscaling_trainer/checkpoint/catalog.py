@@ -143,6 +143,15 @@ def find(directory: Path, step: int) -> Checkpoint | None:
     return read(directory / name_of(step))
 
 
+def find_at(path: Path) -> Checkpoint | None:
+    """Return the checkpoint at a path, or the newest valid one of the run there.
+
+    Raises:
+        ConfigurationError: it is of a newer format.
+    """
+    return read(path) if is_checkpoint(path) else find_newest(path)
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a directory has what makes a checkpoint, torn or not."""
     return (path / DESCRIPTION).is_file()

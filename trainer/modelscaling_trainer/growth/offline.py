@@ -109,7 +109,7 @@ def find(path: Path) -> Checkpoint:
     Raises:
         ConfigurationError: there is none.
     """
-    found = catalog.read(path) if catalog.is_checkpoint(path) else catalog.find_newest(path)
+    found = catalog.find_at(path)
     if found is None:
         raise ConfigurationError(
             "NoCheckpoint",

@@ -70,8 +70,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: there is none, or it is torn.
         ConfigurationError: it is of a newer format.
     """
-    is_checkpoint = catalog.is_checkpoint(path)
-    found = catalog.read(path) if is_checkpoint else catalog.find_newest(path)
+    found = catalog.find_at(path)
     if found is None:
         raise CheckpointError(
             f"{str(path)!r} has no checkpoint; give the directory that a run saves to, or one of "
