@@ -51,7 +51,7 @@ def status(version):
     request = urllib.request.Request(url, headers={SIGNATURE_HEADER: signature})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
-found, deadline = status(-1), time.monotonic() + 60
+found, deadline = status(0), time.monotonic() + 60
 # What went wrong is forgotten after the first step that is done since.
 while found["attempt"] < int(sys.argv[1]) or found["state"] != "Training" or found["failure"]:
     assert time.monotonic() < deadline, found
