@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from modelscaling.growth.lineage import NO_LINEAGE
+from modelscaling.growth.mode import GrowthMode
 from modelscaling.layout import Piece, Region
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
@@ -360,6 +363,16 @@ def test_another_shape_is_refused_by_field(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"layers: 4 .*, 2 declared; hidden_size: 20"):
         check_shape(found, other)
+
+
+def test_a_grown_checkpoint_is_refused_rather_than_trained_with_the_settings_of_another(
+    tmp_path: Path,
+) -> None:
+    lineage = NO_LINEAGE.grown(SHAPE, step=1, mode=GrowthMode.PRESERVE)
+    grown = replace(found_in(save_step(tmp_path, 1).parent), lineage=lineage)
+
+    with pytest.raises(ConfigurationError, match="was grown"):
+        check_shape(grown, SHAPE)
 
 
 def test_pruning_keeps_the_newest_valid_ones(tmp_path: Path) -> None:

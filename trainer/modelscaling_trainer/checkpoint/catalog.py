@@ -180,11 +180,18 @@ def read(path: Path) -> Checkpoint | None:
 
 
 def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
-    """Refuse a checkpoint of another model.
+    """Refuse a checkpoint that a model of this shape cannot be trained on from.
 
     Raises:
-        ConfigurationError: a field of the shape differs.
+        ConfigurationError: a field of the shape differs, or the checkpoint's model was grown.
     """
+    if checkpoint.lineage.ancestors:
+        raise ConfigurationError(
+            "GrownCheckpoint",
+            f"checkpoint {checkpoint.path} was grown, and its weights differ in age and learning "
+            f"rate, which training does not heed yet; give this run another directory, or export "
+            f"the checkpoint to train its weights elsewhere",
+        )
     differences = [
         f"{field}: {written} in the checkpoint, {declared} declared"
         for field, (written, declared) in shape.differences(checkpoint.model).items()
