@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
@@ -126,8 +127,8 @@ def measure(
     torch.set_num_threads(1)
     keep_freed_memory()
     shards = make_shards()
-    writer = CheckpointWriter(directory, keep=1, shape=_SHAPE)
-    writer.begin_group("bench", generation=1, rank=0, ranks=1)
+    writer = CheckpointWriter(directory, keep=1)
+    writer.begin_group("bench", model=TrainedModel(shape=_SHAPE), generation=1, rank=0, ranks=1)
     writer.prepare(shards)
     taken: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
     for number in range(rounds):

@@ -6,12 +6,14 @@ that a pod ever sees, so the same run on a laptop and on a cluster is the same v
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelscaling.api.data import BuiltInTokenizer, TokenizerFile
 from modelscaling.api.training import ActivationCheckpointing, CompileMode, Precision, ScheduleShape
+from modelscaling.growth.mode import GrowthMode
 from modelscaling.shape import ModelShape
 
 
@@ -21,6 +23,21 @@ class Message(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class WeightsFormat(StrEnum):
+    """How weights are stored that a run begins with."""
+
+    HUGGING_FACE = "HuggingFace"
+    CHECKPOINT = "Checkpoint"
+
+
+class InitFromConfiguration(Message):
+    """The weights that a run begins with."""
+
+    format: WeightsFormat
+    path: str
+    """A directory."""
 
 
 class DataConfiguration(Message):
@@ -47,6 +64,8 @@ class OptimizerConfiguration(Message):
     epsilon: float
     gradient_clip_norm: float
     """0 where the gradient is not clipped."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names of weights that stay as they are."""
 
 
 class EarlyStoppingConfiguration(Message):
@@ -88,11 +107,15 @@ class RunConfiguration(Message):
 
     schema_version: Literal[1] = 1
     model: ModelShape
+    growth: GrowthMode | None = GrowthMode.PRESERVE
+    """How a state of a smaller model becomes one of this; None where that is refused."""
     data: DataConfiguration
     training: TrainingConfiguration
     optimizer: OptimizerConfiguration
     checkpoint: CheckpointConfiguration | None
     """None where the run keeps no checkpoints."""
+    init_from: InitFromConfiguration | None = None
+    """None where the first weights are drawn."""
 
     @property
     def tokens_per_step(self) -> int:

@@ -60,6 +60,12 @@ class Region:
             return None
         return Region(start, tuple(b - a for a, b in zip(start, end, strict=True)))
 
+    def around(self, other: Region) -> Region:
+        """Return the smallest block that covers both."""
+        start = tuple(map(min, self.offset, other.offset))
+        end = tuple(map(max, self._end, other._end))
+        return Region(start, tuple(b - a for a, b in zip(start, end, strict=True)))
+
     def within(self, outer: Region) -> tuple[slice, ...]:
         """Return the index of this block in a tensor that holds `outer`."""
         return tuple(

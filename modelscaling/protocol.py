@@ -58,6 +58,8 @@ KEY_FILE = "/etc/modelscaling/key/key"
 """Where a pod finds the key of its run (the run's Secret)."""
 CHECKPOINT_MOUNT = "/var/lib/modelscaling/checkpoints"
 """Where a pod finds the run's own directory on the checkpoint volume."""
+SOURCE_MOUNT = "/var/lib/modelscaling/init-from"
+"""Where a pod finds the directory of the run that its own begins with."""
 SCRATCH_MOUNT = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 """Where a pod may write what need not outlive it: token caches, compiler caches."""
 
@@ -203,9 +205,10 @@ class Resumption(Message):
     resumed_time: float
     """When its first step began, seconds since 1970."""
     loss_before: float | None = None
-    """Loss of the last step before, nats a token."""
+    """Loss of the last step before, nats a token; where the model grew, and there is held-out data,
+    that of these samples before it did."""
     loss_after: float | None = None
-    """Loss of its first step, nats a token."""
+    """Loss of its first step, nats a token, or of the held-out samples after growth."""
 
 
 class Progress(Message):

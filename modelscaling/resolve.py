@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.data import BuiltInTokenizer
+from modelscaling.api.model import GrowthPolicy
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.parallelism import ParallelismStrategy
 from modelscaling.api.training import ScheduleShape
@@ -19,19 +20,26 @@ from modelscaling.configuration import (
     CheckpointConfiguration,
     DataConfiguration,
     EarlyStoppingConfiguration,
+    InitFromConfiguration,
     OptimizerConfiguration,
     RunConfiguration,
     TrainingConfiguration,
+    WeightsFormat,
 )
+from modelscaling.freezing import freezing_problems
+from modelscaling.growth.mode import GrowthMode
+from modelscaling.layout import weights
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload, check_mesh, choose_mesh
 from modelscaling.pod_resources import trainer_resources
 from modelscaling.preset import PRESETS
+from modelscaling.protocol import SOURCE_MOUNT
 from modelscaling.quantity import parse_quantity
 from modelscaling.shape import ModelShape
 from modelscaling.size import shape_of_size
 
 if TYPE_CHECKING:
+    from modelscaling.api.init_from import InitFromSpec
     from modelscaling.api.model import ModelSpec
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.api.parallelism import ParallelismSpec
@@ -39,6 +47,13 @@ if TYPE_CHECKING:
     from modelscaling.plan import Plan
 
 BYTE_VOCABULARY = 256
+_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from"}
+"""What spec.model says beside the shape's own numbers."""
+_GROWTH_MODES = {
+    GrowthPolicy.PRESERVE: GrowthMode.PRESERVE,
+    GrowthPolicy.STACK: GrowthMode.STACK,
+    GrowthPolicy.FORBID: None,
+}
 _CONTEXT_LENGTH = 1024
 """Tokens, where neither a preset nor the spec says."""
 
@@ -51,7 +66,7 @@ def resolve_shape(model: ModelSpec, *, default_vocabulary: int | None) -> ModelS
         InvalidSpecError: the numbers contradict each other.
     """
     base = PRESETS[model.preset] if model.preset else _base_shape(model, default_vocabulary)
-    given = model.model_dump(exclude_none=True, exclude={"preset", "parameters"})
+    given = model.model_dump(exclude_none=True, exclude=_NO_DIMENSIONS)
     if "rope_theta" in given:
         given["rope_theta"] = float(given["rope_theta"])
     if model.heads is not None and model.kv_heads is None:
@@ -110,14 +125,18 @@ def _shape_of_size(wish: int | str, model: ModelSpec, vocabulary_size: int) -> M
         raise InvalidSpecError([problem]) from None
 
 
-def resolve_configuration(spec: ModelScalingSpec) -> RunConfiguration:
-    """Return the run that a spec stands for.
+def resolve_configuration(
+    spec: ModelScalingSpec, *, shape: ModelShape | None = None
+) -> RunConfiguration:
+    """Return the run that a spec stands for; with `shape` given, with that in place of the declared
+    model.
 
     Raises:
         InvalidSpecError: the numbers contradict each other.
     """
     byte = spec.data.tokenizer is BuiltInTokenizer.BYTE
-    shape = resolve_shape(spec.model, default_vocabulary=BYTE_VOCABULARY if byte else None)
+    if shape is None:
+        shape = resolve_shape(spec.model, default_vocabulary=BYTE_VOCABULARY if byte else None)
     if byte and shape.vocabulary_size < BYTE_VOCABULARY:
         raise InvalidSpecError(
             [
@@ -130,11 +149,13 @@ def resolve_configuration(spec: ModelScalingSpec) -> RunConfiguration:
                 )
             ]
         )
+    _check_freezing(spec.training, shape)
     training = spec.training
     tokens_per_step = training.global_batch_size * shape.context_length
     total_steps = -(-_tokens(training) // tokens_per_step)
     return RunConfiguration(
         model=shape,
+        growth=_GROWTH_MODES[spec.model.growth.mode],
         data=DataConfiguration(
             path=spec.data.text.path,
             tokenizer=spec.data.tokenizer,
@@ -160,7 +181,25 @@ def resolve_configuration(spec: ModelScalingSpec) -> RunConfiguration:
         and CheckpointConfiguration(
             every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
         ),
+        init_from=spec.model.init_from and _init_from(spec.model.init_from),
     )
+
+
+def _check_freezing(training: TrainingSpec, shape: ModelShape) -> None:
+    problems = [
+        Problem(field="spec.training.freeze", message=message)
+        for message in freezing_problems(weights(shape), training.freeze)
+    ]
+    if problems:
+        raise InvalidSpecError(problems)
+
+
+def _init_from(spec: InitFromSpec) -> InitFromConfiguration:
+    if spec.hugging_face is not None:
+        return InitFromConfiguration(format=WeightsFormat.HUGGING_FACE, path=spec.hugging_face.path)
+    # CEL has made sure that one is given.
+    path = spec.checkpoint.path if spec.checkpoint is not None else SOURCE_MOUNT
+    return InitFromConfiguration(format=WeightsFormat.CHECKPOINT, path=path)
 
 
 def _tokens(training: TrainingSpec) -> int:
@@ -192,19 +231,23 @@ def _optimizer(training: TrainingSpec, total_steps: int) -> OptimizerConfigurati
         beta2=float(training.beta2),
         epsilon=float(training.epsilon),
         gradient_clip_norm=float(training.gradient_clip_norm),
+        freeze=training.freeze,
     )
 
 
-def resolve_plan(spec: ModelScalingSpec, *, replicas: int | None = None) -> Plan:
+def resolve_plan(
+    spec: ModelScalingSpec, *, replicas: int | None = None, shape: ModelShape | None = None
+) -> Plan:
     """Return the mesh for replicas × processesPerReplica processes, with its reason; with
-    `replicas` given, for as many pods as an elastic run has of those that it wishes for.
+    `replicas` given, for as many pods as an elastic run has of those that it wishes for; with
+    `shape` given, for that in place of the declared model.
 
     Raises:
         InvalidSpecError: the declared mesh, or with Auto every mesh, is illegal or does not fit.
     """
     if replicas is not None:
         spec = spec.model_copy(update={"replicas": replicas})
-    workload = _workload(spec)
+    workload = _workload(spec, shape)
     if spec.parallelism.strategy is ParallelismStrategy.AUTO:
         return choose_mesh(workload)
     return check_mesh(workload, _declared_mesh(spec.parallelism, workload.processes))
@@ -228,8 +271,8 @@ def _declared_mesh(axes: ParallelismSpec, processes: int) -> Mesh:
     )
 
 
-def _workload(spec: ModelScalingSpec) -> Workload:
-    configuration = resolve_configuration(spec)
+def _workload(spec: ModelScalingSpec, shape: ModelShape | None) -> Workload:
+    configuration = resolve_configuration(spec, shape=shape)
     axes, training = spec.parallelism, configuration.training
     resources = trainer_resources(spec.template)
     device_memory = parse_byte_size(axes.device_memory) if axes.device_memory else None

@@ -67,9 +67,10 @@ def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
         }
         for rule in model.rules
     ]
+    fields = {field.alias: field for field in model.model_fields.values()}
     validations += [
         {
-            "rule": f"self.{field} == oldSelf.{field}",
+            "rule": _unchanged(field, is_optional=not fields[field].is_required()),
             "message": f"{field} cannot be changed; {instead}",
             "reason": "FieldValueForbidden",
             "fieldPath": f".{field}",
@@ -78,6 +79,14 @@ def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
     ]
     if validations:
         schema["x-kubernetes-validations"] = validations
+
+
+def _unchanged(field: str, *, is_optional: bool) -> str:
+    """Return the CEL expression that a field is as it was, or absent as it was."""
+    same = f"self.{field} == oldSelf.{field}"
+    if not is_optional:
+        return same
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
 
 
 class ApiModel(BaseModel):

@@ -63,6 +63,14 @@ class Reason(_Documented):
         "InvalidSpec",
         "A field contradicts another or cannot work; a group that trains goes on as it was.",
     )
+    GROWTH_REFUSED = (
+        "GrowthRefused",
+        "The trained model does not become the declared one; the run trains on as it was.",
+    )
+    GROWTH_WAITS = (
+        "GrowthWaits",
+        "spec.model was changed while another change is under way; the model grows after it.",
+    )
     INVALID_TEMPLATE = (
         "InvalidTemplate",
         "spec.template or spec.checkpoint.volume does not make a pod that the API server accepts.",
@@ -74,6 +82,10 @@ class Reason(_Documented):
     NAME_TAKEN = (
         "NameTaken",
         "An object with the name of one of the run's own exists and belongs to somebody else.",
+    )
+    WAITING_FOR_INIT_FROM = (
+        "WaitingForInitFrom",
+        "The run of spec.model.initFrom.modelScaling is not there, or not over yet.",
     )
     WAITING_FOR_PODS = ("WaitingForPods", "Pods are created, scheduled or started.")
     UNSCHEDULABLE = ("Unschedulable", "The scheduler finds no node for a pod.")
@@ -107,6 +119,7 @@ class Reason(_Documented):
     )
     PODS_CHANGED = ("PodsChanged", "A pod was replaced by another one.")
     SETTINGS_CHANGED = ("SettingsChanged", "The training settings changed.")
+    MODEL_GROWN = ("ModelGrown", "The model was declared larger, and has grown.")
     TEMPLATE_CHANGED = ("TemplateChanged", "The pod template changed, so every pod is replaced.")
     GROUP_BROKE = ("GroupBroke", "A member of the group failed or was lost.")
     WORKER_REPLACED = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from modelscaling.api.base import ApiModel, Count, Decimal, Quantity, Rule, quantity_rule
+from modelscaling.api.init_from import InitFromSpec
 from modelscaling.preset import PRESETS
 
 
@@ -23,6 +25,26 @@ Preset = Annotated[
     str, AfterValidator(_known_preset), Field(json_schema_extra={"enum": [*PRESETS]})
 ]
 """The name of a public model."""
+
+
+class GrowthPolicy(StrEnum):
+    """What a change of the shape of a model that has trained does."""
+
+    PRESERVE = "Preserve"
+    """The model grows so that it computes the same; other shapes are refused."""
+    STACK = "Stack"
+    """Layers are stacked as they are, and headSize and ropeTheta may change: the loss jumps."""
+    FORBID = "Forbid"
+    """Every change is refused."""
+
+
+class GrowthSpec(ApiModel):
+    """Growth is what a change of the model's shape does to a run that has trained."""
+
+    mode: GrowthPolicy = GrowthPolicy.PRESERVE
+    """Mode is Preserve, where the model grows so that it computes what it did and every shape that
+    cannot be reached so is refused; Stack, where layers are stacked as they are and headSize and
+    ropeTheta may change too, so that the loss jumps; or Forbid, where the shape stays."""
 
 
 class ModelSpec(ApiModel):
@@ -79,6 +101,15 @@ class ModelSpec(ApiModel):
     rope_theta: Decimal | None = None
     """RopeTheta is the base of the rotary position embedding's wavelengths. Defaults to the
     preset's, else to 10000."""
+
+    growth: GrowthSpec = GrowthSpec()
+    """Growth is what a change of the shape does to a run that has trained."""
+
+    init_from: InitFromSpec | None = None
+    """InitFrom says whose weights the run begins with; without it they are drawn. It is read once,
+    and never again once the run has a checkpoint of its own. It cannot be changed."""
+
+    immutable = (("initFrom", "create a new ModelScaling to begin with other weights"),)
 
     rules = (
         Rule(

@@ -64,7 +64,9 @@ class ModelScalingSpec(ApiModel):
     """
 
     model: ModelSpec
-    """Model is the shape of the decoder that is trained. It cannot be changed yet."""
+    """Model is the shape of the decoder that is trained. It may be changed to a larger one while
+    the run trains: the model grows, see growth. A change that is refused leaves the run training
+    as it was."""
 
     replicas: Annotated[Count, Field(ge=0, le=4096)] = 1
     """Replicas is the number of pods. It is what kubectl scale and autoscalers change; 0 pauses
@@ -148,6 +150,18 @@ class ModelScalingSpec(ApiModel):
             field="replicas",
         ),
         Rule(
+            expression=(
+                "!has(self.model.initFrom) || !has(self.model.initFrom.modelScaling) || "
+                "has(self.checkpoint)"
+            ),
+            message=(
+                "modelScaling {model.initFrom.modelScaling.name} is read from the volume that both "
+                "runs save to; give spec.checkpoint with the volume of "
+                "{model.initFrom.modelScaling.name}"
+            ),
+            field="model.initFrom.modelScaling",
+        ),
+        Rule(
             expression="!has(self.training.earlyStopping) || has(self.checkpoint)",
             message=(
                 "earlyStopping with patience={training.earlyStopping.patience} keeps the best "
@@ -169,7 +183,4 @@ class ModelScalingSpec(ApiModel):
         ),
     )
 
-    immutable = (
-        ("model", "create a new ModelScaling for another model"),
-        ("data", "create a new ModelScaling for other data"),
-    )
+    immutable = (("data", "create a new ModelScaling for other data"),)

@@ -98,7 +98,7 @@ class Condition(StatusModel):
 
 
 class ModelStatus(StatusModel):
-    """Model is the size that the spec stands for."""
+    """Model is the size that the run trains: what the spec stands for, unless that is refused."""
 
     parameters: Annotated[int, Field(ge=0, le=2**53)]
     """Parameters is the exact number of trainable parameters."""
@@ -232,6 +232,18 @@ class BestCheckpointStatus(StatusModel):
     """ValidationLoss is the loss on the held-out samples at that step, in nats a token."""
 
 
+class InitFromStatus(StatusModel):
+    """InitFrom is the run whose checkpoint this one begins with, once that one was over. It may be
+    deleted from then on.
+    """
+
+    name: Annotated[str, Field(max_length=253)]
+    """Name is its metadata.name."""
+
+    uid: Annotated[str, Field(max_length=64)]
+    """Uid is its metadata.uid."""
+
+
 class GroupStatus(StatusModel):
     """Group is the newest decision who trains together. It is written before any agent is told,
     so that its number only grows.
@@ -262,6 +274,10 @@ class GroupStatus(StatusModel):
 
     mesh: Annotated[str, Field(max_length=128)]
     """Mesh is the device mesh of the group in short."""
+
+    model: Annotated[str, Field(max_length=2048)] = ""
+    """Model is the model that the group trains, as JSON: its shape, and how it may grow. A change
+    of spec.model is held against it."""
 
     cause: Annotated[str, Field(max_length=64)]
     """Cause is the reason for which the group was formed, in one word."""
@@ -355,10 +371,12 @@ class RescaleRecord(StatusModel):
     """Source is where that state came from: Memory, Snapshot or Checkpoint."""
 
     loss_before: _Number | None = None
-    """LossBefore is the loss of the last step before the change, in nats a token."""
+    """LossBefore is the loss of the last step before the change, in nats a token; where the model
+    grew, that of the held-out samples, if there are any."""
 
     loss_after: _Number | None = None
-    """LossAfter is the loss of the first step after the change, in nats a token."""
+    """LossAfter is the loss of the first step after the change, in nats a token; where the model
+    grew, that of the held-out samples before the first step."""
 
 
 class ModelScalingStatus(StatusModel):
@@ -393,13 +411,16 @@ class ModelScalingStatus(StatusModel):
     of the operator as long as pods exist, so that all pods of a group are alike."""
 
     model: ModelStatus | None = None
-    """Model is the size that the spec stands for."""
+    """Model is the size that the run trains: what the spec stands for, unless that is refused."""
 
     plan: PlanStatus | None = None
     """Plan is the device mesh that the run is given."""
 
     progress: ProgressStatus | None = None
     """Progress is how far the run is."""
+
+    init_from: InitFromStatus | None = None
+    """InitFrom is the run of spec.model.initFrom.modelScaling, once it is over."""
 
     best_checkpoint: BestCheckpointStatus | None = None
     """BestCheckpoint is the best checkpoint so far, with training.earlyStopping."""

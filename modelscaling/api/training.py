@@ -149,6 +149,15 @@ class TrainingSpec(ApiModel):
     """ValidateEverySteps is how often the validation loss is measured, and at the end; 0 never
     measures it."""
 
+    freeze: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Freeze is patterns of names of weights that stay as they are, such as embed_tokens.* or
+    layers.[0-3].*, where * stands for any text, ? for a character and [0-3] for one of a range.
+    They have no part in gradientClipNorm and do not decay; a step takes as long as without. It
+    cannot be changed."""
+
     early_stopping: EarlyStoppingSpec | None = None
     """EarlyStopping ends the run where the validation loss does not improve any more, and keeps the
     best checkpoint. Without it the run trains on all its tokens."""
@@ -189,4 +198,8 @@ class TrainingSpec(ApiModel):
             ),
             field="earlyStopping",
         ),
+    )
+
+    immutable = (
+        ("freeze", "create a new ModelScaling with model.initFrom to train on with other weights"),
     )

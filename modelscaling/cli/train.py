@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.checkpoint import CheckpointSpec
-from modelscaling.api.validation import InvalidSpecError
+from modelscaling.api.validation import InvalidSpecError, Problem
 from modelscaling.cli.error import invalid
 from modelscaling.cli.resource import model_scalings, parse_resource, read_documents
 from modelscaling.cli.setting import with_settings
@@ -23,6 +23,8 @@ from modelscaling.resolve import resolve_configuration, resolve_plan
 
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from modelscaling.api.init_from import RunSource
 
 _EXAMPLE = """\
 example:
@@ -93,6 +95,9 @@ def resolve(options: argparse.Namespace) -> LocalRun:
         plan = resolve_plan(resource.spec)
     except InvalidSpecError as error:
         raise invalid(options.file, error.problems) from None
+    init_from = resource.spec.model.init_from
+    if init_from is not None and init_from.model_scaling is not None:
+        raise invalid(options.file, [_of_a_cluster(init_from.model_scaling)])
     checkpoint = configuration.checkpoint or _default_checkpoint()
     return LocalRun(
         name=resource.name,
@@ -103,6 +108,16 @@ def resolve(options: argparse.Namespace) -> LocalRun:
         output=options.output and options.output.absolute(),
         stop_at_step=options.steps,
         is_json=options.json,
+    )
+
+
+def _of_a_cluster(source: RunSource) -> Problem:
+    return Problem(
+        field="spec.model.initFrom.modelScaling",
+        message=(
+            f"{source.name} is a run of a cluster, and this one is on this machine; give the "
+            f"directory of a run as model.initFrom.checkpoint.path"
+        ),
     )
 
 

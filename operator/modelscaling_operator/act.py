@@ -91,6 +91,7 @@ class Actor:
                 action.indexes,
                 image=action.image,
                 avoid_nodes=action.avoid_nodes,
+                source_uid=action.source_uid,
                 pull_policy=self._pull_policy,
             )
         except InvalidError as error:

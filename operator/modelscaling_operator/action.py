@@ -18,6 +18,8 @@ class CreatePods:
     image: str
     avoid_nodes: tuple[str, ...] = ()
     """Nodes that were just lost, which the scheduler does not know yet."""
+    source_uid: str | None = None
+    """Of the run whose checkpoint they begin with."""
 
 
 NOTHING_TO_SAVE_S = 2

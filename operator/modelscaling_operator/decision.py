@@ -36,6 +36,7 @@ from modelscaling_operator.presence import Presence, presences
 from modelscaling_operator.rescaling import is_as_wished, say_rescaling
 from modelscaling_operator.roles import Roles, assign_roles
 from modelscaling_operator.running import describe_running, group_trains
+from modelscaling_operator.source_run import await_source, refuse_source
 from modelscaling_operator.stall import say_stalled
 from modelscaling_operator.winding import wind_down
 from modelscaling_operator.wish import Rejection
@@ -76,9 +77,10 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
         return end_run(draft, ConditionType.FAILED, verdict)
     if isinstance(wish, Rejection):
         return _rejected(draft, wish, policy)
-    draft = draft.condition(
-        ConditionType.ACCEPTED, holds=True, reason=Reason.ACCEPTED, message="The spec is valid."
-    )
+    refused = refuse_source(wish, seen)
+    if refused is not None:
+        return _rejected(draft, refused, policy)
+    draft = _say_accepted(draft, wish)
     if wish.spec.suspend or wish.spec.replicas == 0:
         return _suspend(draft, wish)
     draft = draft.condition(
@@ -87,10 +89,24 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
         reason=Reason.NOT_SUSPENDED,
         message="The run is to train.",
     )
+    ready = await_source(draft, wish)
+    if isinstance(ready, Decision):
+        return ready
+    draft = ready
     outdated = outdated_pods(wish, seen)
     if outdated:
         return _replace_template(draft, outdated)
     return _train(draft, wish, policy)
+
+
+def _say_accepted(draft: Draft, wish: Wish) -> Draft:
+    refusal = wish.refusal
+    return draft.condition(
+        ConditionType.ACCEPTED,
+        holds=refusal is None,
+        reason=refusal.reason if refusal else Reason.ACCEPTED,
+        message=refusal.message if refusal else "The spec is valid.",
+    )
 
 
 def _rejected(draft: Draft, wish: Rejection, policy: Policy) -> Decision:

@@ -22,6 +22,7 @@ from modelscaling_operator.breakage import (
     note_breakage,
 )
 from modelscaling_operator.failure import broken_group, retry_time
+from modelscaling_operator.growing import describe_model
 from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.membership import assignment, in_rank_order, present_assignment
 
@@ -193,6 +194,7 @@ def _new_group(question: Question, pods: tuple[Pod, ...], leaving: tuple[Pod, ..
         replicas=wish.spec.replicas,
         processes=told.mesh.size,
         mesh=str(told.mesh),
+        model=describe_model(wish.configuration),
         cause=_cause(wish, before, told, pods),
         decided_time=question.now,
         **_measured_against(question),
@@ -212,6 +214,8 @@ def _cause(  # noqa: PLR0911 - an ordered list of guards
         return before.cause
     if before.broken:
         return before.broken
+    if before.model and before.model != describe_model(wish.configuration):
+        return Reason.MODEL_GROWN
     if before.replicas != wish.spec.replicas:
         return Reason.REPLICAS_CHANGED
     if set(before.pods) != {pod.uid for pod in pods}:

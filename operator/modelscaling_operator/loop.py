@@ -20,6 +20,7 @@ from modelscaling_operator.act import Actor
 from modelscaling_operator.action import Stop
 from modelscaling_operator.announcement import announcements, event_manifest
 from modelscaling_operator.decision import decide
+from modelscaling_operator.growing import keep_or_grow
 from modelscaling_operator.interview import Interview
 from modelscaling_operator.kube import (
     EVENTS,
@@ -30,6 +31,7 @@ from modelscaling_operator.kube import (
 )
 from modelscaling_operator.observation import Observation, Pod, Refusal, parse_status
 from modelscaling_operator.run_objects import NameTakenError, RunObjects
+from modelscaling_operator.source_run import awaited_source, find_source
 from modelscaling_operator.wish import Rejection, Wish, resolve_wish
 
 if TYPE_CHECKING:
@@ -173,8 +175,8 @@ class RunLoop:
             return None
         assert self._status is not None
         before = self._status
-        wish = self._resolve(body)
-        seen = await self._observe(body, before)
+        wish = keep_or_grow(self._resolve(body), before)
+        seen = await self._observe(body, wish, before)
         now = self._around.now()
         decision = decide(wish, seen, now, self._around.policy)
         told_before = await self._say(body, before, decision.status)
@@ -210,13 +212,18 @@ class RunLoop:
             self._refusal = None
         return self._wish[1]
 
-    async def _observe(self, body: Mapping[str, Any], status: ModelScalingStatus) -> Observation:
+    async def _observe(
+        self, body: Mapping[str, Any], wish: Wish | Rejection, status: ModelScalingStatus
+    ) -> Observation:
+        name = awaited_source(wish, status)
+        source = await find_source(self._around.kube, self._run, name) if name else None
         seen = Observation(
             run=self._run,
             generation=body["metadata"]["generation"],
             status=status,
             pods=tuple(self._pods()),
             refusal=self._refusal,
+            source=source,
         )
         return replace(seen, agents=await self._interview.ask(seen))
 

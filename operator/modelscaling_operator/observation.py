@@ -114,6 +114,20 @@ class Refusal:
     """When the action is tried again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRun:
+    """The run whose checkpoint this one begins with, as it is found."""
+
+    name: str
+    uid: str | None = None
+    """None where there is no such run."""
+    volume: Json | None = None
+    """What it saves to, if it does."""
+    status: ModelScalingStatus = field(default_factory=ModelScalingStatus)
+    awaits: tuple[str, ...] = ()
+    """The runs that it waits for itself, the next one first."""
+
+
 @dataclass(frozen=True, kw_only=True)  # without slots, which keep nothing cached
 class Observation:
     """Everything that a decision is made from, save the wish and the time."""
@@ -127,6 +141,8 @@ class Observation:
     agents: Mapping[str, AgentStatus | Silence] = field(default_factory=dict)
     """What the agents said, by the UID of their pods."""
     refusal: Refusal | None = None
+    source: SourceRun | None = None
+    """The run of spec.model.initFrom.modelScaling, while it is awaited."""
 
     @cached_property
     def own(self) -> tuple[Pod, ...]:

@@ -35,7 +35,13 @@ def missing_pods(
     if not roles.create or refused:
         return None
     lost = {pod.node for pod in seen.own if present[pod.uid] is Presence.LOST and pod.node}
-    return CreatePods(indexes=roles.create, image=image, avoid_nodes=tuple(sorted(lost)))
+    source = seen.status.init_from
+    return CreatePods(
+        indexes=roles.create,
+        image=image,
+        avoid_nodes=tuple(sorted(lost)),
+        source_uid=source.uid if source else None,
+    )
 
 
 def spent_pods(

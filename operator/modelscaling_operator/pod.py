@@ -18,6 +18,7 @@ from modelscaling.protocol import (
     GRACE_PERIOD_S,
     KEY_FILE,
     SCRATCH_MOUNT,
+    SOURCE_MOUNT,
     AgentEnvironment,
 )
 from modelscaling_operator.identity import INDEX_LABEL, REVISION_LABEL, RunIdentity
@@ -47,15 +48,19 @@ def pod_manifest(
     image: str,
     pull_policy: str,
     avoid_nodes: tuple[str, ...] = (),
+    source_uid: str | None = None,
 ) -> dict[str, Any]:
     """Return the pod of `index`; `image` is that of the trainer where the template has none. It
-    prefers other nodes than `avoid_nodes`.
+    prefers other nodes than `avoid_nodes`. `source_uid` is that of the run which
+    spec.model.initFrom.modelScaling names, once it is known.
 
     Raises:
         TemplateError: spec.template or spec.checkpoint.volume is not a pod's.
     """
     _refuse_reserved(spec.template)
     base = {"spec": _pod_spec(run, spec, index, image=image, pull_policy=pull_policy)}
+    if source_uid is not None:
+        _mount_source(base["spec"], run, spec, source_uid)
     merged = merge_template(base, spec.template)
     _check_trainer(merged)
     if avoid_nodes:
@@ -143,6 +148,23 @@ def _pod_spec(
             _container(run, spec, index, image=image, pull_policy=pull_policy, mounts=mounts)
         ],
     }
+
+
+def _mount_source(
+    pod_spec: dict[str, Any], run: RunIdentity, spec: ModelScalingSpec, uid: str
+) -> None:
+    """Give the trainer the directory of the run that it begins with."""
+    assert spec.model.init_from is not None
+    assert spec.model.init_from.model_scaling is not None
+    (container,) = pod_spec["containers"]
+    container["volumeMounts"].append(
+        {
+            "name": "checkpoints",
+            "mountPath": SOURCE_MOUNT,
+            "subPath": f"{run.namespace}/{spec.model.init_from.model_scaling.name}/{uid}",
+            "readOnly": True,
+        }
+    )
 
 
 def _container(

@@ -65,6 +65,7 @@ class RunObjects:
         image: str,
         pull_policy: str,
         avoid_nodes: tuple[str, ...] = (),
+        source_uid: str | None = None,
     ) -> None:
         """Create pods, and before them what they rely on.
 
@@ -83,6 +84,7 @@ class RunObjects:
                 image=image,
                 pull_policy=pull_policy,
                 avoid_nodes=avoid_nodes,
+                source_uid=source_uid,
             )
             async with limit:
                 try:

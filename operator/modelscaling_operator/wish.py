@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.conditions import Reason
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.growth.mode import GrowthMode
     from modelscaling.plan import Plan
+    from modelscaling.shape import ModelShape
     from modelscaling_operator.identity import RunIdentity
 
 _HOST_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -32,6 +34,8 @@ class Wish:
     plan: Plan
     revision: str
     """Digest of what the spec says about pods."""
+    refusal: Rejection | None = None
+    """Why the declared model is not had, and the configuration has another one."""
     _smaller_plans: dict[int, Plan | None] = field(default_factory=dict, compare=False, repr=False)
 
     def plan_for(self, replicas: int) -> Plan | None:
@@ -39,8 +43,32 @@ class Wish:
         if replicas == self.spec.replicas:
             return self.plan
         if replicas not in self._smaller_plans:
-            self._smaller_plans[replicas] = _plan_or_none(self.spec, replicas)
+            self._smaller_plans[replicas] = _plan_or_none(
+                self.spec, replicas, self.configuration.model
+            )
         return self._smaller_plans[replicas]
+
+    def with_growth(self, growth: GrowthMode | None) -> Wish:
+        """Return the same wish but for how its model may grow."""
+        if growth == self.configuration.growth:
+            return self
+        configuration = self.configuration.model_copy(update={"growth": growth})
+        return replace(self, configuration=configuration)
+
+    def keeping(self, shape: ModelShape, growth: GrowthMode | None, refusal: Rejection) -> Wish:
+        """Return the wish with another model than the declared one, and why that is not had.
+
+        Raises:
+            InvalidSpecError: the rest of the spec does not go with that model.
+        """
+        configuration = resolve_configuration(self.spec, shape=shape)
+        return replace(
+            self,
+            configuration=configuration.model_copy(update={"growth": growth}),
+            plan=resolve_plan(self.spec, shape=shape),
+            refusal=refusal,
+            _smaller_plans={},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +79,9 @@ class Rejection:
     message: str
 
 
-def _plan_or_none(spec: ModelScalingSpec, replicas: int) -> Plan | None:
+def _plan_or_none(spec: ModelScalingSpec, replicas: int, shape: ModelShape) -> Plan | None:
     try:
-        return resolve_plan(spec, replicas=replicas)
+        return resolve_plan(spec, replicas=replicas, shape=shape)
     except InvalidSpecError:
         return None
 

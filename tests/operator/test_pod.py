@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from modelscaling.api.validation import parse_spec
+from modelscaling.protocol import SOURCE_MOUNT
 from modelscaling_operator.dependencies import (
     config_map_manifest,
     key_of,
@@ -205,3 +206,26 @@ def test_what_pods_rely_on_belongs_to_the_run() -> None:
     assert all(o["metadata"]["ownerReferences"][0]["uid"] == RUN.uid for o in objects)
     assert key_of(secret) == b"secret"
     assert key_of({}) == b""
+
+
+def test_a_pod_reads_the_checkpoints_of_the_run_that_its_own_begins_with() -> None:
+    changes = {
+        "model__initFrom": {"modelScaling": {"name": "small"}},
+        "checkpoint": {"volume": {"persistentVolumeClaim": {"claimName": "runs"}}},
+    }
+    spec = parse_spec(make_spec(**changes))
+    pod = pod_manifest(RUN, spec, 0, image="trainer:1", pull_policy="Never", source_uid="small-uid")
+
+    (mount,) = [
+        mount for mount in trainer(pod)["volumeMounts"] if mount["mountPath"] == SOURCE_MOUNT
+    ]
+    assert mount == {
+        "name": "checkpoints",
+        "mountPath": SOURCE_MOUNT,
+        "subPath": "research/small/small-uid",
+        "readOnly": True,
+    }
+    wish = resolve_wish(RUN, make_spec(**changes))
+    assert isinstance(wish, Wish)
+    assert wish.configuration.init_from is not None
+    assert wish.configuration.init_from.path == SOURCE_MOUNT

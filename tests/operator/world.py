@@ -27,6 +27,7 @@ from modelscaling_operator.action import (
     Stop,
 )
 from modelscaling_operator.decision import Policy, decide
+from modelscaling_operator.growing import keep_or_grow
 from modelscaling_operator.identity import RunIdentity
 from modelscaling_operator.observation import (
     Exit,
@@ -34,6 +35,7 @@ from modelscaling_operator.observation import (
     Pod,
     PodPhase,
     Silence,
+    SourceRun,
     parse_status,
 )
 from modelscaling_operator.wish import Rejection, Wish, resolve_wish
@@ -110,6 +112,8 @@ class World:
     group: LittleGroup = field(default_factory=LittleGroup)
     deleted: bool = False
     is_being_deleted: bool = False
+    source: SourceRun | None = None
+    """The run that it is to begin with, while it is awaited."""
     births: int = 0
     room: int | None = None
     """How many pods the cluster has room for; None for any number."""
@@ -139,6 +143,7 @@ class World:
             generation=self.generation,
             status=self.status,
             pods=tuple(self.pods.values()),
+            source=self.source,
             agents={pod.uid: self.answer(pod) for pod in self.pods.values() if pod.has_agent},
         )
 
@@ -154,7 +159,7 @@ class World:
         return self.decide_about(self.observe())
 
     def decide_about(self, seen: Observation) -> Decision:
-        return decide(self.wish, seen, self.now, POLICY)
+        return decide(keep_or_grow(self.wish, seen.status), seen, self.now, POLICY)
 
     def tick(
         self, *, seconds: float = 1, write: bool = True, act: bool = True, actions: int = 1000

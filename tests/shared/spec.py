@@ -205,5 +205,24 @@ BROKEN_RULES = [
         '0, such as "0.02", or remove earlyStopping',
         id="early stopping without held-out data",
     ),
+    pytest.param(
+        {"model__initFrom": {}},
+        "spec.model.initFrom",
+        "initFrom takes exactly one of huggingFace, checkpoint and modelScaling; give one",
+        id="a start from no weights",
+    ),
+    pytest.param(
+        {"model__initFrom": {"huggingFace": {"path": "/a"}, "checkpoint": {"path": "/b"}}},
+        "spec.model.initFrom",
+        "initFrom takes exactly one of huggingFace, checkpoint and modelScaling; give one",
+        id="a start from two models",
+    ),
+    pytest.param(
+        {"model__initFrom": {"modelScaling": {"name": "small"}}},
+        "spec.model.initFrom.modelScaling",
+        "modelScaling small is read from the volume that both runs save to; give spec.checkpoint "
+        "with the volume of small",
+        id="a start from a run without a volume",
+    ),
 ]
 """Changes to the small spec that each break one CEL rule; the field and the message."""

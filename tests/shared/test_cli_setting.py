@@ -71,7 +71,7 @@ def test_the_given_spec_is_left_alone() -> None:
         ("spec.replicas", "has no value; write spec.path=value"),
         ("replicas=3", "'replicas' is not below spec"),
         ("spec=3", "'spec' is not below spec"),
-        ("spec.replica=3", "'replica' is not a field of spec; expected one of model, replicas,"),
+        ("spec.replica=3", "'replica' is not a field of spec; expected one of model,"),
         ("spec.training.rate=3", "'rate' is not a field of spec.training; expected one of tokens,"),
         ("spec.replicas.x=3", "'x' is not a field of spec.replicas; spec.replicas has no fields"),
         ("spec.model.hidden_size=3", "'hidden_size' is not a field of spec.model"),

@@ -52,6 +52,17 @@ def test_the_limits_of_pods_do_not_hold_on_this_machine(tmp_path: Path) -> None:
     assert resolve("-f", str(path)).mesh.size == 1
 
 
+def test_a_run_of_a_cluster_is_none_to_begin_with_on_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "after.yaml"
+    spec = make_spec(
+        model__initFrom={"modelScaling": {"name": "small"}}, checkpoint__volume={"emptyDir": {}}
+    )
+    path.write_text(yaml.safe_dump(make_document(spec=spec)))
+
+    with pytest.raises(UsageError, match=r"small is a run of a cluster.* model\.initFrom\.check"):
+        resolve("-f", str(path))
+
+
 def test_settings_change_the_run(file: str) -> None:
     run = resolve("-f", file, "--set", "spec.training.tokens=512", "--set", "spec.model.layers=3")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import cel
 import pytest
 import yaml
 
@@ -66,6 +67,36 @@ def test_every_string_list_and_number_has_a_bound() -> None:
 
 def test_no_field_is_a_float() -> None:
     assert [path for path, field in _spec_and_status() if field.get("type") == "number"] == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_allowed"),
+    [
+        pytest.param(None, None, True, id="none stays none"),
+        pytest.param("/a", "/a", True, id="the same stays"),
+        pytest.param("/a", "/b", False, id="other weights"),
+        pytest.param(None, "/a", False, id="weights for a run that began with draws"),
+        pytest.param("/a", None, False, id="no weights any more"),
+    ],
+)
+def test_the_weights_to_begin_with_cannot_be_changed(
+    before: str | None, after: str | None, *, is_allowed: bool
+) -> None:
+    (version,) = modelscaling_crd()["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["model"]
+    (rule,) = [
+        rule["rule"]
+        for rule in schema["x-kubernetes-validations"]
+        if rule.get("fieldPath") == ".initFrom"
+    ]
+    specs = [
+        make_spec(model__initFrom=path and {"checkpoint": {"path": path}})["model"]
+        for path in (after, before)
+    ]
+
+    allowed = cel.evaluate(rule, dict(zip(("self", "oldSelf"), specs, strict=True)))
+
+    assert allowed is is_allowed
 
 
 def _resource(spec: dict[str, Any]) -> str:
@@ -133,7 +164,7 @@ def test_a_name_that_pods_cannot_have_is_refused(cluster: Cluster, name: str, wo
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("crd")
-def test_model_and_data_cannot_be_changed(cluster: Cluster, namespace: str) -> None:
+def test_data_cannot_be_changed(cluster: Cluster, namespace: str) -> None:
     cluster.run(
         "kubectl",
         "create",
@@ -141,12 +172,12 @@ def test_model_and_data_cannot_be_changed(cluster: Cluster, namespace: str) -> N
         "--filename=-",
         stdin=_resource(make_spec(suspend=True)),
     )
-    changed = _resource(make_spec(suspend=True, model__layers=3))
+    changed = _resource(make_spec(suspend=True, data__text__path="/other/*.txt"))
 
     with pytest.raises(ToolError) as caught:
         cluster.run("kubectl", "replace", f"--namespace={namespace}", "--filename=-", stdin=changed)
 
-    assert "model cannot be changed; create a new ModelScaling" in str(caught.value)
+    assert "data cannot be changed; create a new ModelScaling" in str(caught.value)
 
 
 @pytest.mark.cluster

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,10 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.api.validation import InvalidSpecError, parse_spec
-from modelscaling.configuration import RunConfiguration
+from modelscaling.cli.resource import model_scalings, read_documents
+from modelscaling.cli.validate import judge
+from modelscaling.configuration import RunConfiguration, WeightsFormat
 from modelscaling.mesh import Mesh
+from modelscaling.protocol import SOURCE_MOUNT
 from modelscaling.resolve import resolve_configuration, resolve_plan
 from tests.shared.spec import make_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def _configuration(**changes: Any) -> RunConfiguration:
@@ -106,6 +112,38 @@ def test_warm_up_is_no_longer_than_the_run() -> None:
     optimizer = _configuration(training__tokens=8 * 64 * 5).optimizer
 
     assert (optimizer.warmup_steps, optimizer.decay_steps) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"huggingFace": {"path": "/a"}}, (WeightsFormat.HUGGING_FACE, "/a")),
+        ({"checkpoint": {"path": "/b"}}, (WeightsFormat.CHECKPOINT, "/b")),
+        ({"modelScaling": {"name": "small"}}, (WeightsFormat.CHECKPOINT, SOURCE_MOUNT)),
+    ],
+)
+def test_weights_to_begin_with_are_named_by_format_and_path(
+    given: dict[str, Any], expected: tuple[WeightsFormat, str]
+) -> None:
+    volume: dict[str, Any] = {"emptyDir": {}}
+    init_from = _configuration(model__initFrom=given, checkpoint__volume=volume).init_from
+
+    assert init_from is not None
+    assert (init_from.format, init_from.path) == expected
+
+
+def test_weights_that_stay_are_those_of_the_model() -> None:
+    assert _configuration(training__freeze=["layers.0.*"]).optimizer.freeze == ("layers.0.*",)
+    with pytest.raises(
+        InvalidSpecError, match=r"spec\.training\.freeze: 'layers\.2\.\*' matches no"
+    ):
+        _configuration(training__freeze=["layers.2.*"])
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.name)
+def test_an_example_is_a_run(file: Path) -> None:
+    for document in model_scalings(str(file), read_documents(str(file))):
+        assert judge(document).problems == ()
 
 
 def test_the_configuration_survives_json() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import layout, weights
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
@@ -117,11 +118,16 @@ def make_writer(
     writer = CheckpointWriter(
         directory,
         keep=keep,
-        shape=shape,
         keeps_best=keeps_best,
         parts_timeout_s=parts_timeout_s,
     )
-    writer.begin_group(token, generation=generation, rank=rank, ranks=ranks)
+    writer.begin_group(
+        token,
+        model=TrainedModel(shape=shape),
+        generation=generation,
+        rank=rank,
+        ranks=ranks,
+    )
     return writer
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling.growth.lineage import NO_LINEAGE, Lineage
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.model_part import ModelPart
 from modelscaling_trainer.optimizer import AdamW
@@ -24,8 +25,8 @@ def make_part(configuration: RunConfiguration) -> ModelPart:
     return part
 
 
-def make_state(configuration: RunConfiguration) -> TrainingState:
+def make_state(configuration: RunConfiguration, *, lineage: Lineage = NO_LINEAGE) -> TrainingState:
     """Return a state that holds nothing yet."""
     part = make_part(configuration)
     weights = {name: shard.tensor for name, shard in part.weights.items()}
-    return TrainingState(part, AdamW(weights, configuration.optimizer))
+    return TrainingState(part, AdamW(weights, configuration.optimizer), lineage=lineage)

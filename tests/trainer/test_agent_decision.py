@@ -220,6 +220,12 @@ def test_another_configuration_makes_the_old_group_save() -> None:
     assert asked(decide(make_facts(other, generation=2), NOW)) == [(0, 1, Request.STOP)]
 
 
+def test_a_larger_model_makes_the_old_group_measure_what_it_had() -> None:
+    other = busy_in(1, configuration=make_configuration(model__layers=1))
+
+    assert asked(decide(make_facts(other, generation=2), NOW)) == [(0, 1, Request.GROW)]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "is_planned"),
     [

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from modelscaling.growth.lineage import NO_LINEAGE
-from modelscaling.growth.mode import GrowthMode
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import Piece, Region
 from modelscaling.mesh import Mesh
-from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.checkpoint.catalog import (
     Checkpoint,
-    check_shape,
     find,
     find_newest,
     prune,
-    read,
 )
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.shard import Shard
@@ -47,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from modelscaling.shape import ModelShape
 
 STATE = make_state()
 
@@ -133,7 +130,7 @@ def test_counters_and_shape_come_back(tmp_path: Path) -> None:
     found = found_in(tmp_path)
 
     assert counters == found.counters
-    check_shape(found, SHAPE)
+    assert found.trained == TrainedModel(shape=SHAPE)
 
 
 def test_the_library_alone_reads_a_checkpoint(tmp_path: Path) -> None:
@@ -354,25 +351,6 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="has format 4, and this version reads up to 3"):
         find_newest(tmp_path)
-
-
-def test_another_shape_is_refused_by_field(tmp_path: Path) -> None:
-    found = read(save_step(tmp_path, 1))
-    assert found is not None
-    other = ModelShape(**{**found.model, "layers": 2, "hidden_size": 16})
-
-    with pytest.raises(ConfigurationError, match=r"layers: 4 .*, 2 declared; hidden_size: 20"):
-        check_shape(found, other)
-
-
-def test_a_grown_checkpoint_is_refused_rather_than_trained_with_the_settings_of_another(
-    tmp_path: Path,
-) -> None:
-    lineage = NO_LINEAGE.grown(SHAPE, step=1, mode=GrowthMode.PRESERVE)
-    grown = replace(found_in(save_step(tmp_path, 1).parent), lineage=lineage)
-
-    with pytest.raises(ConfigurationError, match="was grown"):
-        check_shape(grown, SHAPE)
 
 
 def test_pruning_keeps_the_newest_valid_ones(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling_trainer.checkpoint.attempt import Attempt, GivenUpError
 from modelscaling_trainer.checkpoint.catalog import find_newest
 from modelscaling_trainer.checkpoint.directory import sync_directory
@@ -45,7 +46,7 @@ def test_nothing_has_a_checkpoints_name_before_it_is_published(tmp_path: Path) -
     attempt = write_all(tmp_path)
     before = names_in(tmp_path)
     wait(attempt)
-    attempt.publish(Counters(step=100), SHAPE)
+    attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE))
 
     assert before == [".writing-step-00000100-3-a"]
     assert names_in(tmp_path) == ["step-00000100"]
@@ -176,14 +177,14 @@ def test_parts_that_do_not_make_up_a_tensor_are_not_published(tmp_path: Path) ->
         (attempt.path / name).write_bytes(part.read_bytes())
 
     with pytest.raises(ValueError, match="its processes disagree on who holds what"):
-        attempt.publish(Counters(step=100), SHAPE)
+        attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE))
     assert names_in(tmp_path) == [".writing-step-00000100-3-a", "other"]
 
 
 def test_of_two_groups_that_publish_a_step_the_first_wins(tmp_path: Path) -> None:
-    write_all(tmp_path, token="a").publish(Counters(step=100), SHAPE)
+    write_all(tmp_path, token="a").publish(Counters(step=100), TrainedModel(shape=SHAPE))
     inode = (tmp_path / "step-00000100").stat().st_ino
-    write_all(tmp_path, token="b").publish(Counters(step=100), SHAPE)
+    write_all(tmp_path, token="b").publish(Counters(step=100), TrainedModel(shape=SHAPE))
 
     assert names_in(tmp_path) == ["step-00000100"]
     assert inode == (tmp_path / "step-00000100").stat().st_ino
@@ -192,7 +193,7 @@ def test_of_two_groups_that_publish_a_step_the_first_wins(tmp_path: Path) -> Non
 def test_a_torn_checkpoint_of_the_step_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "step-00000100").mkdir()
     (tmp_path / "step-00000100" / "part-00000.safetensors").touch()
-    write_all(tmp_path).publish(Counters(step=100), SHAPE)
+    write_all(tmp_path).publish(Counters(step=100), TrainedModel(shape=SHAPE))
     found = find_newest(tmp_path)
 
     assert found is not None
@@ -211,6 +212,6 @@ def test_a_description_is_on_the_disk_before_the_name_is(
 
     monkeypatch.setattr("modelscaling_trainer.checkpoint.catalog.sync_directory", note)
     monkeypatch.setattr("modelscaling_trainer.checkpoint.attempt.sync_directory", note)
-    attempt.publish(Counters(step=100), SHAPE)
+    attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE))
 
     assert seen == [[".writing-step-00000100-3-a"], ["step-00000100"]]

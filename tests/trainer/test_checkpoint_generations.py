@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling_trainer.checkpoint import fence
 from modelscaling_trainer.checkpoint.attempt import Attempt
 from modelscaling_trainer.errors import GroupLostError
@@ -23,6 +24,7 @@ from tests.trainer.checkpoint_writers import (
     until_raised,
 )
 from tests.trainer.checkpoints import (
+    SHAPE,
     SINGLE,
     make_shards,
     make_writer,
@@ -105,7 +107,7 @@ def test_a_process_that_slept_before_it_published_wakes_up_too_late(
 
     assert "gave up the checkpoint of step 100: a newer group has removed it" in caplog.text
     assert names_in(tmp_path) == [".writing-step-00000050-4-a"]
-    new.begin_group("b", generation=5, rank=0, ranks=1)
+    new.begin_group("b", model=TrainedModel(shape=SHAPE), generation=5, rank=0, ranks=1)
     save(new, 51)
     new.wait()
 

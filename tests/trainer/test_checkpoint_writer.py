@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.checkpoint.attempt import Attempt
 from modelscaling_trainer.checkpoint.catalog import find_newest
@@ -317,7 +318,7 @@ def test_a_ranks_own_part_is_waited_for_without_the_others(tmp_path: Path) -> No
     writer.wait_for_part()
 
     assert names_in(tmp_path / ".writing-step-00000001-1-a") == ["part-00000.safetensors"]
-    writer.begin_group("b", generation=1, rank=0, ranks=1)
+    writer.begin_group("b", model=TrainedModel(shape=SHAPE), generation=1, rank=0, ranks=1)
     save(writer, 2)
     writer.wait()
 
@@ -349,7 +350,7 @@ def test_a_part_that_never_comes_is_given_up_when_a_new_group_saves(
 ) -> None:
     writer = make_writer(tmp_path, token="a", ranks=2, parts_timeout_s=600)
     save(writer, 1, mesh=TWO)
-    writer.begin_group("b", generation=1, rank=0, ranks=1)
+    writer.begin_group("b", model=TrainedModel(shape=SHAPE), generation=1, rank=0, ranks=1)
     with caplog.at_level(logging.WARNING):
         save(writer, 2)
     writer.wait()
@@ -364,7 +365,7 @@ def test_a_part_that_never_comes_is_given_up_when_its_time_is_over_in_a_new_grou
     may_write, *_ = hold(monkeypatch, Attempt, "write")
     writer = make_writer(tmp_path, token="a", ranks=2, parts_timeout_s=0.0)
     save(writer, 1, mesh=TWO)
-    writer.begin_group("b", generation=1, rank=0, ranks=1)
+    writer.begin_group("b", model=TrainedModel(shape=SHAPE), generation=1, rank=0, ranks=1)
     may_write.set()
     with caplog.at_level(logging.WARNING):
         writer.wait()
@@ -376,7 +377,7 @@ def test_a_part_that_never_comes_is_given_up_when_its_time_is_over_in_a_new_grou
 def test_a_checkpoint_is_published_after_its_group_has_parted(tmp_path: Path) -> None:
     staying, leaving = (make_writer(tmp_path, rank=rank, ranks=2) for rank in range(2))
     save(staying, 1, mesh=TWO, rank=0)
-    staying.begin_group("b", generation=1, rank=0, ranks=1)
+    staying.begin_group("b", model=TrainedModel(shape=SHAPE), generation=1, rank=0, ranks=1)
     save(leaving, 1, mesh=TWO, rank=1)
     leaving.wait()
     staying.wait()
@@ -413,7 +414,7 @@ def test_a_slow_rank_of_a_group_that_was_given_up_trains_on(
 
 
 def test_saving_without_a_group_is_refused(tmp_path: Path) -> None:
-    writer = CheckpointWriter(tmp_path, keep=1, shape=SHAPE)
+    writer = CheckpointWriter(tmp_path, keep=1)
 
     with pytest.raises(RuntimeError, match=r"begin_group\(\) was not called"):
         save(writer, 1)

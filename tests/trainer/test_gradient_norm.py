@@ -55,3 +55,8 @@ def test_clipping_is_that_of_torch(largest: float) -> None:
         assert torch.allclose(parameter.grad, tensor, rtol=1e-6)
     clipped = sqrt(sum(tensor.square().sum().item() for tensor in ours.values()))
     assert clipped == pytest.approx(min(norm, largest or norm), rel=1e-5)
+
+
+def test_a_process_whose_weights_are_all_frozen_has_no_share_and_nothing_to_clip() -> None:
+    assert share_of_square({}, {}) == 0.0
+    clip({}, norm=2.0, largest_norm=1.0)

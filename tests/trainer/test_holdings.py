@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelscaling.growth.lineage import Lineage
+from modelscaling.growth.mode import GrowthMode
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.holdings import Holdings
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.state import TrainingState
 
 RUN = make_run("unused")
+MODEL = TrainedModel(shape=RUN.model)
 
 
 def make_filled_state() -> TrainingState:
@@ -33,14 +37,14 @@ def make_group(mesh: Mesh) -> Group:
 
 def test_a_process_holds_nothing_at_first() -> None:
     assert Holdings().parts() == []
-    assert Holdings().reusable(make_group(Mesh(dataReplicate=2))) is None
+    assert Holdings().reusable(make_group(Mesh(dataReplicate=2)), MODEL) is None
 
 
 def test_a_model_that_was_made_beforehand_is_found_and_holds_nothing() -> None:
     holdings, made = Holdings(), make_state(RUN)
     holdings.add(made)
 
-    assert holdings.reusable(make_group(Mesh(dataReplicate=2))) is made
+    assert holdings.reusable(make_group(Mesh(dataReplicate=2)), MODEL) is made
     assert holdings.parts() == []
 
 
@@ -48,9 +52,9 @@ def test_copies_of_the_model_fit_any_number_of_copies_and_no_cut() -> None:
     holdings, state = Holdings(), make_filled_state()
     holdings.add(state)
 
-    assert holdings.reusable(make_group(Mesh(dataReplicate=5))) is state
-    assert holdings.reusable(make_group(Mesh(dataShard=2))) is None
-    assert holdings.reusable(make_group(Mesh(pipeline=2))) is None
+    assert holdings.reusable(make_group(Mesh(dataReplicate=5)), MODEL) is state
+    assert holdings.reusable(make_group(Mesh(dataShard=2)), MODEL) is None
+    assert holdings.reusable(make_group(Mesh(pipeline=2)), MODEL) is None
 
 
 def test_both_states_are_held_until_the_group_has_what_it_needs() -> None:
@@ -91,4 +95,24 @@ def test_a_process_that_leaves_holds_nothing_any_more() -> None:
     holdings.add(make_filled_state())
     holdings.keep_only(None)
 
+    assert holdings.parts() == []
+
+
+def test_a_model_of_the_same_shape_that_has_grown_is_another() -> None:
+    holdings = Holdings()
+    holdings.add(make_filled_state())
+    lineage = Lineage().grown(RUN.model, step=3, mode=GrowthMode.PRESERVE)
+    grown = TrainedModel(shape=RUN.model, lineage=lineage)
+
+    assert holdings.reusable(make_group(Mesh(dataReplicate=2)), grown) is None
+
+
+def test_what_is_retired_is_offered_and_not_trained_again() -> None:
+    holdings, state = Holdings(), make_filled_state()
+    holdings.add(state)
+    holdings.retire()
+
+    assert [part.model for part in holdings.parts()] == [MODEL]
+    assert holdings.reusable(make_group(Mesh(dataReplicate=2)), MODEL) is None
+    holdings.keep_only(None)
     assert holdings.parts() == []

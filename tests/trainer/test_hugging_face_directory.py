@@ -252,26 +252,6 @@ def test_a_source_that_breaks_leaves_nothing(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"vocabulary_size": 62}, r"\(vocabulary_size: 61 in the directory, 62 declared\)"),
-        ({"qkv_bias": True, "layers": 3}, "layers: 2 in the directory, 3 declared; qkv_bias: Fa"),
-    ],
-)
-def test_a_run_of_another_model_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    write_directory(Weights(make_shape()), tmp_path / "out", tokenizer=None)
-    directory = HuggingFaceDirectory(tmp_path / "out")
-
-    directory.check_shape(make_shape(context_length=8))
-    with pytest.raises(ConfigurationError, match=message) as caught:
-        directory.check_shape(make_shape(**changes))
-
-    assert caught.value.reason == "OtherModel"
-
-
 def test_another_tokenizer_than_the_models_is_refused(tmp_path: Path) -> None:
     own, other = tmp_path / "own.json", tmp_path / "other.json"
     own.write_text(json.dumps(TOKENIZER))

@@ -16,6 +16,7 @@ from modelscaling_trainer.request import Outcome, Request
             Outcome.STOPPED, {Request.STOP, Request.REFORM}, True, id="a stop and a change"
         ),
         pytest.param(Outcome.STOPPED, {Request.REFORM}, False, id="a change"),
+        pytest.param(Outcome.STOPPED, {Request.GROW}, True, id="growth"),
     ],
 )
 def test_a_group_ends_with_a_checkpoint_unless_the_next_takes_its_state_over(

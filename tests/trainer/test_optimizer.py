@@ -81,3 +81,18 @@ def test_a_stage_without_layers_and_norms_has_nothing_to_decay_less() -> None:
     AdamW(weights, RUN.optimizer).step({"embed_tokens.weight": torch.ones(4, 2)})
 
     assert (weights["embed_tokens.weight"] < 1.0).all()
+
+
+def test_frozen_weights_neither_move_nor_decay_nor_need_a_gradient() -> None:
+    weights = make_weights()
+    before = {name: weight.clone() for name, weight in weights.items()}
+    run = make_run("unused", optimizer__weight_decay=0.5, optimizer__freeze=("layers.0.*",))
+    gradient = make_gradient(weights, 0)
+    trained = {name: part for name, part in gradient.items() if not name.startswith("layers.0.")}
+
+    optimizer = AdamW(weights, run.optimizer)
+    optimizer.step(trained)
+
+    moved = {name for name, weight in weights.items() if not torch.equal(before[name], weight)}
+    assert moved == trained.keys()
+    assert optimizer.moments()["exp_avg"].keys() == weights.keys()

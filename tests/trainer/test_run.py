@@ -355,18 +355,18 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_saves_nothing(
     assert all(math.isfinite(loss) for loss in both[0].losses)
 
 
-def test_a_checkpoint_of_another_model_is_refused_by_field(
+def test_a_checkpoint_of_a_larger_model_is_refused_by_field(
     text: Path, tmp_path: Path, start_workers: Start
 ) -> None:
     checkpoint = {"every_steps": 10, "keep": 2}
     small = make_run(text, checkpoint=checkpoint)
-    deep = make_run(text, model__layers=3, checkpoint=checkpoint)
+    shallow = make_run(text, model__layers=1, checkpoint=checkpoint)
     directory = tmp_path / "run"
     _train(start_workers(1, small, checkpoint_directory=directory, stop_at_step=10))
-    [refused] = _train(start_workers(1, deep, checkpoint_directory=directory))
+    [refused] = _train(start_workers(1, shallow, checkpoint_directory=directory))
 
     assert refused.error == "ConfigurationError"
-    assert "layers: 2 in the checkpoint, 3 declared" in refused.message
+    assert "layers: 1 is less than the 2 of the trained model" in refused.message
 
 
 def test_ranks_with_other_settings_are_refused_by_field(text: Path, start_workers: Start) -> None:

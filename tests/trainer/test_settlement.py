@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.copies import place_in_copy
@@ -11,39 +14,52 @@ from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Mov
 from tests.shared.workloads import make_shape, meshes
 
 NOTHING = Holding()
+MODEL = TrainedModel(shape=make_shape())
 SINGLE = Mesh()
 FSDP2, FSDP4 = Mesh(dataShard=2), Mesh(dataShard=4)
 PP2 = Mesh(pipeline=2)
 
 
 def held(step: int, mesh: Mesh, rank: int, *, digest: str = "a", is_snapshot: bool = False) -> Held:
-    return Held(step=step, digest=digest, mesh=mesh, rank=rank, is_snapshot=is_snapshot)
+    return Held(
+        step=step, digest=digest, model=MODEL, mesh=mesh, rank=rank, is_snapshot=is_snapshot
+    )
+
+
+def holding(*parts: Held, checkpoint: int = -1) -> Holding:
+    return Holding(
+        held=parts,
+        checkpoint_step=checkpoint,
+        checkpoint_model=MODEL if checkpoint >= 0 else None,
+    )
+
+
+def load(step: int) -> Load:
+    return Load(step=step, model=MODEL)
 
 
 def memory(
     step: int, mesh: Mesh, rank: int = 0, *, digest: str = "a", checkpoint: int = -1
 ) -> Holding:
-    return Holding(held=(held(step, mesh, rank, digest=digest),), checkpoint_step=checkpoint)
+    return holding(held(step, mesh, rank, digest=digest), checkpoint=checkpoint)
 
 
 def snapshots(live: int, copies: int, mesh: Mesh, rank: int, *, checkpoint: int = -1) -> Holding:
     """Return what a rank has that trained on after the last snapshots of it and its neighbour."""
-    return Holding(
-        held=(
-            held(live, mesh, rank, digest=f"{live}"),
-            held(copies, mesh, rank, digest=f"{copies}", is_snapshot=True),
-            held(copies, mesh, (rank - 1) % mesh.size, digest=f"{copies}", is_snapshot=True),
-        ),
-        checkpoint_step=checkpoint,
+    return holding(
+        held(live, mesh, rank, digest=f"{live}"),
+        held(copies, mesh, rank, digest=f"{copies}", is_snapshot=True),
+        held(copies, mesh, (rank - 1) % mesh.size, digest=f"{copies}", is_snapshot=True),
+        checkpoint=checkpoint,
     )
 
 
 def move(step: int, mesh: Mesh, holders: dict[int, tuple[int, ...]], *, digest: str = "a") -> Move:
-    return Move(step=step, digest=digest, mesh=mesh, holders=holders)
+    return Move(step=step, digest=digest, model=MODEL, mesh=mesh, holders=holders)
 
 
 def disk(step: int) -> Holding:
-    return Holding(checkpoint_step=step)
+    return holding(checkpoint=step)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +98,12 @@ def disk(step: int) -> Holding:
         ),
         pytest.param(
             [memory(7, FSDP2, 0, checkpoint=5), memory(7, FSDP2, 0, checkpoint=5)],
-            Load(step=5),
+            load(5),
             id="both copies of a shard are lost",
         ),
         pytest.param(
             [memory(7, FSDP4, rank, checkpoint=5) for rank in range(3)],
-            Load(step=5),
+            load(5),
             id="a shard is lost",
         ),
         pytest.param(
@@ -107,7 +123,7 @@ def disk(step: int) -> Holding:
         ),
         pytest.param(
             [memory(7, PP2, 0, checkpoint=5), memory(7, FSDP2, 1, checkpoint=5)],
-            Load(step=5),
+            load(5),
             id="halves on two meshes make no state",
         ),
         pytest.param(
@@ -115,7 +131,7 @@ def disk(step: int) -> Holding:
             # the group was lost before rank 1 knew that it was.
             [
                 memory(7, PP2, 0, checkpoint=5),
-                Holding(held=(held(7, FSDP2, 1), held(7, PP2, 1)), checkpoint_step=5),
+                holding(held(7, FSDP2, 1), held(7, PP2, 1), checkpoint=5),
             ],
             move(7, PP2, {0: (0,), 1: (1,)}),
             id="of two meshes the one that is whole is taken",
@@ -128,13 +144,13 @@ def disk(step: int) -> Holding:
         ),
         pytest.param(
             [memory(7, FSDP2, 0), memory(6, FSDP2, 1), memory(6, FSDP2, 0, checkpoint=7)],
-            Load(step=7),
+            load(7),
             id="a checkpoint is newer than what of the memories is whole",
         ),
-        pytest.param([disk(100), disk(200)], Load(step=200), id="the newest checkpoint seen"),
+        pytest.param([disk(100), disk(200)], load(200), id="the newest checkpoint seen"),
         pytest.param(
             [memory(150, SINGLE), memory(0, SINGLE, checkpoint=200)],
-            Load(step=200),
+            load(200),
             id="a checkpoint is newer than a stale memory",
         ),
         pytest.param(
@@ -147,6 +163,7 @@ def disk(step: int) -> Holding:
             Move(
                 step=7,
                 digest="7",
+                model=MODEL,
                 mesh=FSDP4,
                 holders={1: (1, 0), 2: (2, 1), 3: (3, 2)},
                 needs_snapshots=True,
@@ -160,18 +177,25 @@ def disk(step: int) -> Holding:
         ),
         pytest.param(
             [snapshots(9, 7, FSDP4, rank, checkpoint=8) for rank in (1, 2, 3)],
-            Load(step=8),
+            load(8),
             id="a checkpoint is newer than the snapshots",
         ),
         pytest.param(
             [snapshots(9, 7, FSDP4, rank, checkpoint=5) for rank in (2, 3)],
-            Load(step=5),
+            load(5),
             id="a shard is lost with its snapshot",
         ),
         pytest.param(
             # Rank 0 was lost right after the snapshots: the others' parts are still those.
             [snapshots(7, 7, FSDP2, 1)],
-            Move(step=7, digest="7", mesh=FSDP2, holders={0: (1, 0)}, needs_snapshots=True),
+            Move(
+                step=7,
+                digest="7",
+                model=MODEL,
+                mesh=FSDP2,
+                holders={0: (1, 0)},
+                needs_snapshots=True,
+            ),
             id="a snapshot of the very step fills up what memory lacks",
         ),
         pytest.param(
@@ -190,6 +214,7 @@ def disk(step: int) -> Holding:
             Move(
                 step=7,
                 digest="7",
+                model=MODEL,
                 mesh=Mesh(dataShard=3),
                 holders={0: (1, 0), 1: (2, 1)},
                 needs_snapshots=True,
@@ -200,6 +225,13 @@ def disk(step: int) -> Holding:
 )
 def test_the_newest_state_that_is_whole_is_taken(holdings: list[Holding], decision: object) -> None:
     assert decision == settle(holdings)
+
+
+def test_halves_of_a_model_and_of_the_one_that_it_grew_to_make_no_state() -> None:
+    grown = replace(MODEL, shape=make_shape(layers=9))
+    other = replace(held(7, FSDP2, 1), model=grown)
+
+    assert settle([memory(7, FSDP2, 0, checkpoint=5), holding(other)]) == load(5)
 
 
 @settings(deadline=None)
@@ -224,6 +256,6 @@ def test_memory_is_taken_where_it_holds_every_element_and_only_there(
 
     decision = settle([memory(7, *place_in_copy(mesh, rank), checkpoint=5) for rank in survivors])
 
-    is_loaded = decision == Load(step=5)
+    is_loaded = decision == load(5)
     # A tied table survives in either of the two stages that use it, but their layers do not.
     assert is_loaded == (survived != needed)

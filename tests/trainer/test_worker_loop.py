@@ -59,6 +59,11 @@ class ScriptedRun:
 
     script: list[Outcome | Exception]
     groups: list[Group] = field(default_factory=list)
+    configurations: list[RunConfiguration] = field(default_factory=list)
+    """Those that it was given after the first."""
+
+    def reconfigure(self, configuration: RunConfiguration) -> None:
+        self.configurations.append(configuration)
 
     def train(
         self,
@@ -212,22 +217,24 @@ def test_a_worker_joins_the_next_group_after_one_was_lost(agent: Agent) -> None:
     assert [(group.generation, group.rank) for group in run.groups] == [(1, 1), (2, 1), (5, 0)]
 
 
-def test_another_configuration_makes_another_run_and_the_same_one_does_not(
+def test_the_run_is_told_of_another_configuration_once_and_keeps_what_it_holds(
     agent: Agent,
 ) -> None:
     built: list[Prepare] = []
+    run = ScriptedRun([Outcome.STOPPED, Outcome.STOPPED, END])
 
     def build(order: Prepare) -> ScriptedRun:
         built.append(order)
-        return ScriptedRun([Outcome.STOPPED, END])
+        return run
 
     agent.tell(prepare(), join(1), join(2, configuration=OTHER_CONFIGURATION))
     agent.tell(join(3, configuration=OTHER_CONFIGURATION))
 
     work(agent.link, build)
 
-    assert [order.configuration for order in built] == [CONFIGURATION, OTHER_CONFIGURATION]
-    assert built[1].scratch == built[0].scratch
+    assert [order.configuration for order in built] == [CONFIGURATION]
+    assert run.configurations == [OTHER_CONFIGURATION]
+    assert len(run.groups) == 3
 
 
 def test_a_request_reaches_its_own_group_and_no_other(agent: Agent) -> None:

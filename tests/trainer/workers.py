@@ -112,6 +112,10 @@ class Worker:
     def ask(self, request: str) -> None:
         self._pipe.send(("ask", request))
 
+    def reconfigure(self, configuration: RunConfiguration) -> None:
+        """Have it train another configuration from its next group on."""
+        self._pipe.send(("reconfigure", configuration.model_dump_json()))
+
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda progress: progress.step >= step)
 
@@ -183,7 +187,7 @@ def results(workers: list[Worker]) -> list[Result]:
 
 def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    assignments: Queue[dict[str, Any]] = Queue()
+    orders: Queue[dict[str, Any] | str] = Queue()
     requests = Requests()
 
     def listen() -> None:
@@ -195,7 +199,7 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
             if kind == "ask":
                 requests.ask(Request(content))
             else:
-                assignments.put(content)
+                orders.put(content)
 
     threading.Thread(target=listen, daemon=True).start()
     directory = options.pop("checkpoint_directory", None)
@@ -211,7 +215,11 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
         **options,
     )
     while True:
-        _train(run, pipe, requests, assignments.get())
+        order = orders.get()
+        if isinstance(order, str):
+            run.reconfigure(RunConfiguration.model_validate_json(order))
+        else:
+            _train(run, pipe, requests, order)
 
 
 def _die_in_the_second_takeover() -> None:

@@ -22,6 +22,8 @@ def share_of_square(gradient: Mapping[str, Tensor], weights: Mapping[str, Shard]
 
     What several processes hold alike is divided among them.
     """
+    if not gradient:
+        return 0.0  # all that is held here is frozen
     norms = torch._foreach_norm(list(gradient.values()))  # noqa: SLF001 - as torch's own clipping
     squares = torch.stack(norms).double().square()
     copies = [weights[name].piece.copies for name in gradient]
@@ -30,5 +32,5 @@ def share_of_square(gradient: Mapping[str, Tensor], weights: Mapping[str, Shard]
 
 def clip(gradient: Mapping[str, Tensor], *, norm: float, largest_norm: float) -> None:
     """Scale a gradient of a norm down to the largest one, unless that is 0."""
-    if 0 < largest_norm < norm:
+    if gradient and 0 < largest_norm < norm:
         torch._foreach_mul_(list(gradient.values()), largest_norm / (norm + _EPSILON))

@@ -9,6 +9,7 @@ from modelscaling_trainer.snapshots import Snapshots
 from modelscaling_trainer.state import NOTHING
 
 if TYPE_CHECKING:
+    from modelscaling.growth.trained_model import TrainedModel
     from modelscaling_trainer.group import Group
     from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.state import StatePart, TrainingState
@@ -25,14 +26,26 @@ class Holdings:
 
     def __init__(self) -> None:
         self._states: list[TrainingState] = []
+        self._retired: list[StatePart] = []
         self.snapshots = Snapshots()
 
-    def reusable(self, group: Group) -> TrainingState | None:
-        """Return a state whose shards are those of this place in a group, in modules that are tied
-        to no process group; None where there is none.
+    def reusable(self, group: Group, model: TrainedModel) -> TrainingState | None:
+        """Return a state of a model whose shards are those of this place in a group, in modules
+        that are tied to no process group; None where there is none.
         """
-        fitting = (state for state in self._states if _has_same_shards(state.part, group))
+        fitting = (
+            state
+            for state in self._states
+            if state.model == model and _has_same_shards(state.part, group)
+        )
         return next(fitting, None)
+
+    def retire(self) -> None:
+        """Keep what is held for others to take over, and train none of it again: the settings are
+        others from now on.
+        """
+        self._retired = self.parts()
+        self._states, self.snapshots = [], Snapshots()
 
     def add(self, state: TrainingState) -> None:
         """Hold one more, which may hold nothing yet."""
@@ -41,12 +54,13 @@ class Holdings:
 
     def keep_only(self, state: TrainingState | None) -> None:
         """Let go of all others: the group has what it needs of them."""
+        self._retired = []
         self._states = [] if state is None else [state]
 
     def parts(self) -> list[StatePart]:
         """Return the parts of a state that are whole."""
         trained = [part for state in self._states for part in state.parts()]
-        return trained + self.snapshots.parts()
+        return trained + self._retired + self.snapshots.parts()
 
 
 def _has_same_shards(held: ModelPart, group: Group) -> bool:

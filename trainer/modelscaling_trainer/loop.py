@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import resource
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.process_group import all_gather, computing_together
-from modelscaling_trainer.request import Outcome, Request
+from modelscaling_trainer.request import ENDING, Outcome, Request
 from modelscaling_trainer.throughput import Throughput, goodput_ratio
 from modelscaling_trainer.validation import validation_loss
 
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
     from modelscaling_trainer.guard import Guard
     from modelscaling_trainer.request import Requests
     from modelscaling_trainer.resumption import History, Origin
-    from modelscaling_trainer.state import TrainingState
+    from modelscaling_trainer.state import Counters, TrainingState
     from modelscaling_trainer.step import Stepper, StepTimes
 
+
+_log = logging.getLogger(__name__)
 
 _IMPORT_AFTER_S = 30.0
 """Into training: late enough that no first step waits for it."""
@@ -80,6 +83,10 @@ class Loop:
     checkpoint_step: int
     """The newest checkpoint that all ranks know of; NOTHING where there is none."""
     throughput: Throughput
+    outgrown: Counters | None = None
+    """Those of the smaller model that the state has just grown from; None where it has not."""
+    growth: tuple[float, float] | None = None
+    """The validation losses before and after that, nats a token, where both were measured."""
     resumption: Resumption | None = None
 
     def run(self) -> Outcome:
@@ -95,13 +102,15 @@ class Loop:
             self._save_and_wait()
             self._tell(None)
             return Outcome.COMPLETE
+        self._measure_growth()
         self._save_unsaved_best()
         began = time.monotonic()
         is_first = True
         while True:
             is_compiling = self._compile_if_due()
             agreed = self._take_step()
-            self._validate_if_due()
+            if self._is_validation_due(agreed):
+                self._validate()
             outcome = self._outcome(agreed)
             if outcome is not None and must_save(outcome, agreed.requests):
                 self._save_and_wait()
@@ -149,17 +158,42 @@ class Loop:
             self.resumption = self.origin.resumption(
                 self.group, resumed_time=began, loss_after=agreed.loss
             )
+            if self.growth is not None:
+                before, after = self.growth
+                self.resumption = self.resumption.model_copy(
+                    update={"loss_before": before, "loss_after": after}
+                )
         self.history.add_step(self.group, step=self.state.step, loss=agreed.loss)
 
-    def _is_validation_due(self) -> bool:
+    def _is_validation_due(self, agreed: StepReport) -> bool:
+        if not self.samples.validation_count:
+            return False
+        if Request.GROW in agreed.requests:
+            return True
         every = self.configuration.training.validate_every_steps
-        if not every or not self.samples.validation_count:
+        if not every:
             return False
         return self.state.step % every == 0 or self.state.step == self.last_step
 
-    def _validate_if_due(self) -> None:
-        if not self._is_validation_due():
+    def _measure_growth(self) -> None:
+        """Measure what growth has done to the validation loss, before the first step. It is no
+        validation of the run's history: there is no training loss beside it yet.
+        """
+        if self.outgrown is None or not self.samples.validation_count:
             return
+        after = self._validation_loss()
+        known = self.outgrown.validations.recent
+        if known and known[-1].step == self.state.step:
+            self.growth = known[-1].loss, after
+            _log.info("the validation loss is %.6f before growth, %.6f after", *self.growth)
+        else:
+            _log.info("the validation loss is %.6f after growth", after)
+
+    def _validate(self) -> None:
+        loss = self._validation_loss()
+        self.state.add_validation(loss, self.configuration.training.early_stopping)
+
+    def _validation_loss(self) -> float:
         self.listeners.on_phase("Validating")
         with computing_together(f"measuring the validation loss of step {self.state.step}"):
             loss = validation_loss(
@@ -172,8 +206,8 @@ class Loop:
                 counts_loss=self.group.counts_loss,
                 members=self.members,
             )
-        self.state.add_validation(loss, self.configuration.training.early_stopping)
         self.listeners.on_phase("Training")
+        return loss
 
     def _is_complete(self) -> bool:
         return self.state.step >= self.last_step or self._is_stopped_early()
@@ -200,7 +234,7 @@ class Loop:
     def _outcome(self, agreed: StepReport) -> Outcome | None:
         if self._is_complete():
             return Outcome.COMPLETE
-        if {Request.STOP, Request.REFORM} & set(agreed.requests):
+        if ENDING & set(agreed.requests):
             return Outcome.STOPPED
         return None
 
@@ -301,10 +335,10 @@ def _peak_memory_bytes(device: torch.device) -> int:
 def must_save(outcome: Outcome, requests: Collection[Request]) -> bool:
     """Whether a group ends with a checkpoint.
 
-    It does without one only where all that was asked is to form another group, to which those that
-    leave hand over what they have.
+    It does without one only where all that was asked is to form another group of the same run, to
+    which those that leave hand over what they have.
     """
-    return outcome is Outcome.COMPLETE or Request.STOP in requests
+    return outcome is Outcome.COMPLETE or bool({Request.STOP, Request.GROW} & set(requests))
 
 
 def _together(save: Callable[[], None], members: dist.ProcessGroup) -> None:

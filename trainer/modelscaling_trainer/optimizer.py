@@ -11,12 +11,13 @@ Weights of a model that has grown differ in age, and in what their settings are 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.adamw import adamw
 
+from modelscaling.freezing import is_frozen
 from modelscaling_trainer.growth import mixed_ages
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class _Kind:
     weight_decay: float = 1.0
     epsilon: float = 1.0
     has_mixed_ages: bool = False
+    is_frozen: bool = False
 
 
 @dataclass(slots=True)
@@ -74,16 +76,18 @@ class AdamW:
         `heritage` has all weights of a model that has grown, each cut to what this process holds.
         """
         self._heritage = heritage or {}
-        self._groups = _grouped(weights, self._heritage)
+        self._groups = _grouped(weights, self._heritage, settings.freeze)
         self._settings = settings
         self._steps = 0
         self.learning_rate = settings.learning_rate
         """The rate of the next step."""
 
     def step(self, gradient: Mapping[str, Tensor]) -> None:
-        """Move the weights by their gradient."""
+        """Move the weights by their gradient; frozen ones need none."""
         self._steps += 1
         for group in self._groups:
+            if group.kind.is_frozen:
+                continue
             if group.kind.has_mixed_ages and self._ages_matter(group):
                 self._step_by_age(group, gradient)
             else:
@@ -159,11 +163,14 @@ class AdamW:
         }
 
 
-def _grouped(weights: Mapping[str, Tensor], heritage: Mapping[str, Heritage]) -> list[_Group]:
+def _grouped(
+    weights: Mapping[str, Tensor], heritage: Mapping[str, Heritage], freeze: tuple[str, ...]
+) -> list[_Group]:
     """Return the weights by their kind, matrices first."""
     kinds: dict[_Kind, dict[str, Tensor]] = defaultdict(dict)
     for name, weight in weights.items():
-        kinds[_kind(weight, heritage.get(name))][name] = weight
+        kind = _kind(weight, heritage.get(name))
+        kinds[replace(kind, is_frozen=is_frozen(name, freeze))][name] = weight
     return [
         _Group(kind, those)
         for kind, those in sorted(kinds.items(), key=lambda item: not item[0].is_matrix)

@@ -50,19 +50,28 @@ class Transfer:
 
 
 def transfers(
-    shape: ModelShape, *, before: Mesh, holders: Mapping[int, Collection[int]], after: Mesh
+    shape: ModelShape,
+    *,
+    before: Mesh,
+    holders: Mapping[int, Collection[int]],
+    after: Mesh,
+    needed: Callable[[int], Mapping[str, Region]] | None = None,
 ) -> Iterator[Transfer]:
     """Yield what moves, in an order that is the same on all ranks.
+
+    `needed` says which region of each weight a rank of the mesh `after` is to be given: what it has
+    of the same model there, unless said otherwise.
 
     `holders` are the ranks that hold the state, each with the ranks of the mesh `before` whose
     parts it has, its favourite first; together they hold all of it. A rank that has a block keeps
     its own; of several that could give a block, the one that has given least so far does.
     """
-    wanted = _regions(shape)
-    held = _blocks_held(wanted, before, holders)
+    regions = _regions(shape)
+    held = _blocks_held(regions, before, holders)
     given: Counter[int] = Counter()
     for target in range(after.size):
-        for weight, region in wanted(*place_in_copy(after, target)).items():
+        wanted = needed(target) if needed else regions(*place_in_copy(after, target))
+        for weight, region in wanted.items():
             for block, sources in held[weight].overlaps(region):
                 source = target
                 if target not in sources:

@@ -20,8 +20,14 @@ class Request(StrEnum):
     """Save where there is a checkpoint directory, and end."""
     REFORM = "Reform"
     """End with the state in memory, for another group to take over."""
+    GROW = "Grow"
+    """Measure the validation loss, save, and end, for another group that trains a larger model."""
     CHECKPOINT = "Checkpoint"
     """Save, and go on."""
+
+
+ENDING = frozenset({Request.STOP, Request.REFORM, Request.GROW})
+"""What a group ends with."""
 
 
 class Outcome(StrEnum):
@@ -30,7 +36,7 @@ class Outcome(StrEnum):
     COMPLETE = "Complete"
     """The last step is done and saved."""
     STOPPED = "Stopped"
-    """Ended at a step boundary, after a STOP or REFORM on any rank."""
+    """Ended at a step boundary, as any rank was asked to."""
     RELEASED = "Released"
     """Has handed its part of the state over to the others and is no longer needed."""
 
@@ -58,7 +64,7 @@ class Requests:
     def asks_to_leave(self) -> bool:
         """Whether something was asked that ends the group; takes nothing."""
         with self._lock:
-            return bool(self._pending & {Request.STOP, Request.REFORM})
+            return bool(self._pending & ENDING)
 
     def abandon(self, why: str) -> None:
         """Have the process leave the group at once: one of its members is known to be gone."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling_trainer import compilation
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
@@ -86,33 +88,48 @@ class Run:
         """
         if device.type == "cpu":
             keep_freed_memory()
-        model, training = configuration.model, configuration.training
-        corpus = open_corpus(
-            configuration.data, vocabulary_size=model.vocabulary_size, scratch=scratch
-        )
-        self._configuration = configuration
         self._device = device
         self._directory = checkpoint_directory
+        self._scratch = scratch
+        self._stop_at_step = stop_at_step
+        self._choose_dtype = choose_dtype
+        self._holdings = Holdings()
+        self._history = History()
+        self._configure(configuration)
+        if mesh is not None and mesh.size == mesh.dataReplicate:
+            self._make_copy(mesh)
+
+    def reconfigure(self, configuration: RunConfiguration) -> None:
+        """Train as another run from the next group on, with the state that this process holds.
+
+        Raises:
+            ConfigurationError: the run cannot work as it is declared.
+        """
+        self._holdings.retire()
+        self._configure(configuration)
+
+    def _configure(self, configuration: RunConfiguration) -> None:
+        model, training = configuration.model, configuration.training
+        corpus = open_corpus(
+            configuration.data, vocabulary_size=model.vocabulary_size, scratch=self._scratch
+        )
+        self._configuration = configuration
         self._samples = Samples(
             corpus,
             context_length=model.context_length,
             validation_fraction=configuration.data.validation_fraction,
             seed=training.seed,
         )
-        compilation.use_cache(checkpoint_directory or scratch)
-        self._compilation = Compilation(training.compile, device)
-        self._compute_dtype = choose_dtype(training.precision, device)
+        compilation.use_cache(self._directory or self._scratch)
+        self._compilation = Compilation(training.compile, self._device)
+        self._compute_dtype = self._choose_dtype(training.precision, self._device)
         self._identity = Identity(
             configuration=configuration,
-            last_step=min(training.total_steps, stop_at_step or 1 << 62),
+            last_step=min(training.total_steps, self._stop_at_step or 1 << 62),
             corpus=corpus.fingerprint,
-            peak_flops=peak_flops(device, self._compute_dtype),
+            peak_flops=peak_flops(self._device, self._compute_dtype),
         )
-        self._holdings = Holdings()
-        self._history = History()
         self._writer = self._make_writer()
-        if mesh is not None and mesh.size == mesh.dataReplicate:
-            self._make_copy(mesh)
 
     def train(
         self,
@@ -135,8 +152,8 @@ class Run:
         leaves returns RELEASED when all that train have the state.
 
         Raises:
-            ConfigurationError: the ranks do not have the same run or data, or the checkpoint is
-                of another model.
+            ConfigurationError: the ranks do not have the same run or data, or the state is of a
+                model that does not become the declared one.
             DivergedError: the loss or the gradient is not finite, on any rank.
             CheckpointError: a checkpoint could not be written.
             GroupLostError: a peer or the store is gone; `train` can be called again.
@@ -182,32 +199,32 @@ class Run:
             axes = axis_groups(
                 group.mesh, rank=group.rank, device=self._device, everybody=everybody
             )
-            state = self._place(group, axes)
         listeners.on_phase("Loading")
-        taken = self._take_over(group, everybody, state)
-        self._begin_saving(group, state, taken)
-        return _Formed(group=group, axes=axes, state=state, taken=taken)
+        taken = self._take_over(group, everybody, partial(self._place, group, axes))
+        assert taken.state is not None
+        self._begin_saving(group, taken.state, taken)
+        return _Formed(group=group, axes=axes, state=taken.state, taken=taken)
 
     def _take_over(
-        self, group: Group, everybody: dist.ProcessGroup, state: TrainingState | None
+        self,
+        group: Group,
+        everybody: dist.ProcessGroup,
+        place: Callable[[TrainedModel], TrainingState] | None,
     ) -> Taken:
         if self._writer is not None:
             self._writer.enter(group.generation)
             self._writer.settle()
-        held = self._holdings.parts()
-        if state is not None:
-            self._holdings.add(state)
         taken = take_over(
             self._identity,
             group,
             everybody,
-            held=held,
-            new=state,
+            held=self._holdings.parts(),
+            place=place,
             history=self._history,
             device=self._device,
             directory=self._directory,
         )
-        self._holdings.keep_only(state)
+        self._holdings.keep_only(taken.state)
         return taken
 
     def _make_writer(self) -> CheckpointWriter | None:
@@ -218,28 +235,34 @@ class Run:
             self._directory,
             keep=settings.keep,
             keeps_best=self._configuration.training.early_stopping is not None,
-            shape=self._configuration.model,
         )
 
     def _make_copy(self, mesh: Mesh) -> None:
         """Make a copy of the whole model, which is the same for all ranks, and take its memory:
         touching new pages takes longer than filling them.
         """
-        state = self._new_state(mesh, rank=0, axes=None)
+        model = TrainedModel(shape=self._configuration.model)
+        state = self._new_state(model, mesh, rank=0, axes=None)
         for shard in state.shards().values():
             shard.tensor.zero_()
         self._holdings.add(state)
 
-    def _place(self, group: Group, axes: AxisGroups) -> TrainingState:
-        """Return this process' state on the group's mesh: the one it has where its shards are the
-        same there, else a new one, which holds nothing yet.
+    def _place(self, group: Group, axes: AxisGroups, model: TrainedModel) -> TrainingState:
+        """Return this process' state of a model on the group's mesh: the one it has where its
+        shards are the same there, else a new one, which holds nothing yet.
         """
-        held = self._holdings.reusable(group)
-        return held or self._new_state(group.mesh, rank=group.rank, axes=axes)
+        state = self._holdings.reusable(group, model)
+        if state is None:
+            with computing_together("laying the model out"):
+                state = self._new_state(model, group.mesh, rank=group.rank, axes=axes)
+        self._holdings.add(state)
+        return state
 
-    def _new_state(self, mesh: Mesh, *, rank: int, axes: AxisGroups | None) -> TrainingState:
+    def _new_state(
+        self, model: TrainedModel, mesh: Mesh, *, rank: int, axes: AxisGroups | None
+    ) -> TrainingState:
         part = ModelPart(
-            self._configuration,
+            self._configuration.model_copy(update={"model": model.shape}),
             mesh=mesh,
             rank=rank,
             compute_dtype=self._compute_dtype,
@@ -247,13 +270,20 @@ class Run:
         )
         part.spread(axes)
         weights = {name: shard.tensor for name, shard in part.weights.items()}
-        return TrainingState(part, AdamW(weights, self._configuration.optimizer))
+        heritage = {
+            name: whole.within(part.weights[name].piece.region)
+            for name, whole in model.heritage().items()
+            if name in weights
+        }
+        optimizer = AdamW(weights, self._configuration.optimizer, heritage)
+        return TrainingState(part, optimizer, lineage=model.lineage)
 
     def _begin_saving(self, group: Group, state: TrainingState, taken: Taken) -> None:
         if self._writer is None:
             return
         self._writer.begin_group(
             f"{taken.formed_at:.6f}",
+            model=state.model,
             generation=group.generation,
             rank=group.rank,
             ranks=group.mesh.size,
@@ -319,6 +349,7 @@ class Run:
             last_step=self._identity.last_step,
             history=self._history,
             origin=formed.taken.origin,
+            outgrown=formed.taken.outgrown,
             checkpoint_step=formed.taken.checkpoint_step,
             throughput=Throughput(
                 tokens_per_step=configuration.tokens_per_step,

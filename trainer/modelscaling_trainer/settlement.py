@@ -16,6 +16,7 @@ from modelscaling_trainer.state import NOTHING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from modelscaling.growth.trained_model import TrainedModel
     from modelscaling.mesh import Mesh
 
 
@@ -26,6 +27,7 @@ class Held:
     step: int
     digest: str
     """The sample digest of the state."""
+    model: TrainedModel
     mesh: Mesh
     """What a single copy of the state is laid out on: copies are one as good as the other."""
     rank: int
@@ -41,6 +43,8 @@ class Holding:
     held: tuple[Held, ...] = ()
     checkpoint_step: int = NOTHING
     """The newest checkpoint that it sees."""
+    checkpoint_model: TrainedModel | None = None
+    """What that is of; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ class Move:
 
     step: int
     digest: str
+    model: TrainedModel
     mesh: Mesh
     holders: Mapping[int, tuple[int, ...]]
     """The ranks that hold it, each with the ranks of `mesh` whose parts it has."""
@@ -61,6 +66,7 @@ class Load:
     """All ranks load a checkpoint."""
 
     step: int
+    model: TrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,30 +76,33 @@ class Initialise:
 
 def settle(holdings: Sequence[Holding]) -> Move | Load | Initialise:
     """Return where the state of a group comes from; the same on every rank."""
-    checkpoint_step = max(holding.checkpoint_step for holding in holdings)
+    newest = max(holdings, key=lambda holding: holding.checkpoint_step)
     steps = {held.step for holding in holdings for held in holding.held}
     for step in sorted(steps, reverse=True):
-        if step < checkpoint_step:
+        if step < newest.checkpoint_step:
             break
         if move := next(_whole(holdings, step), None):
             return move
-    return Initialise() if checkpoint_step == NOTHING else Load(step=checkpoint_step)
+    if newest.checkpoint_model is None:
+        return Initialise()
+    return Load(step=newest.checkpoint_step, model=newest.checkpoint_model)
 
 
 def _whole(holdings: Sequence[Holding], step: int) -> Iterator[Move]:
     """Yield each way to have the whole state of a step, those without snapshots first."""
     for needs_snapshots in (False, True):
-        states: dict[tuple[str, Mesh], dict[int, list[int]]] = {}
+        states: dict[tuple[str, TrainedModel, Mesh], dict[int, list[int]]] = {}
         for rank, holding in enumerate(holdings):
             for held in sorted(holding.held, key=lambda held: held.is_snapshot):
                 if held.step == step and held.is_snapshot <= needs_snapshots:
-                    holders = states.setdefault((held.digest, held.mesh), {})
+                    holders = states.setdefault((held.digest, held.model, held.mesh), {})
                     holders.setdefault(rank, []).append(held.rank)
-        for (digest, mesh), holders in states.items():
+        for (digest, model, mesh), holders in states.items():
             if len({place for places in holders.values() for place in places}) == mesh.size:
                 yield Move(
                     step=step,
                     digest=digest,
+                    model=model,
                     mesh=mesh,
                     holders={rank: tuple(dict.fromkeys(held)) for rank, held in holders.items()},
                     needs_snapshots=needs_snapshots,

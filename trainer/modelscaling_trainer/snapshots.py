@@ -23,6 +23,7 @@ from modelscaling_trainer.state import MODEL, StatePart
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from modelscaling.growth.trained_model import TrainedModel
     from modelscaling.layout import Piece
     from modelscaling.mesh import Mesh
     from modelscaling_trainer.snapshot_plan import Partners
@@ -92,6 +93,7 @@ class _Pair:
 
     def __init__(self, state: TrainingState, partners: Partners) -> None:
         self._place = _place(state, partners)
+        self._model = state.model
         self._own = _Copy(state, state.part.rank)
         self._other = _Copy(state, partners.ward)
         self._counters: Counters | None = None
@@ -126,6 +128,7 @@ class _Pair:
         return [
             StatePart(
                 counters=self._counters,
+                model=self._model,
                 mesh=copy.mesh,
                 rank=copy.rank,
                 shards=copy.shards,
@@ -169,5 +172,5 @@ def _any_tensor(state: TrainingState) -> torch.Tensor:
     return next(iter(state.shards().values())).tensor
 
 
-def _place(state: TrainingState, partners: Partners) -> tuple[Mesh, int, int]:
-    return state.part.mesh, state.part.rank, partners.ward
+def _place(state: TrainingState, partners: Partners) -> tuple[TrainedModel, Mesh, int, int]:
+    return state.model, state.part.mesh, state.part.rank, partners.ward

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import TypeAdapter
 
+from modelscaling.growth.lineage import NO_LINEAGE, Lineage
+from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.validation_history import Validation, ValidationHistory
 from modelscaling_trainer.copies import place_in_copy
 from modelscaling_trainer.data.sample_digest import EMPTY_DIGEST
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from modelscaling.mesh import Mesh
     from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.optimizer import AdamW
+    from modelscaling_trainer.transfer import Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +54,12 @@ class Counters:
     """How many those are."""
     validations: ValidationHistory = field(default_factory=ValidationHistory)
 
+    def after_growth(self) -> Counters:
+        """Return those of the model that grew: its losses are another model's, and say nothing of
+        how it improves.
+        """
+        return replace(self, loss_sum=0.0, loss_steps=0, validations=ValidationHistory())
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Counters:
         """Return the counters that a checkpoint describes; those of an older version lack some.
@@ -76,6 +85,7 @@ class StatePart:
     """One rank's part of the state of a complete step, in this process' memory."""
 
     counters: Counters
+    model: TrainedModel
     mesh: Mesh
     """What a single copy of the state is laid out on."""
     rank: int
@@ -89,10 +99,11 @@ class StatePart:
 class TrainingState:
     """The shards of a run's tensors in this process, and the counters that belong to them."""
 
-    def __init__(self, part: ModelPart, optimizer: AdamW) -> None:
+    def __init__(self, part: ModelPart, optimizer: AdamW, *, lineage: Lineage = NO_LINEAGE) -> None:
         """Hold nothing yet: weights and moments are filled by one of the methods."""
         self.part = part
         self.optimizer = optimizer
+        self.model = TrainedModel(shape=part.shape, lineage=lineage)
         self._counters: Counters | None = None
 
     @property
@@ -124,7 +135,15 @@ class TrainingState:
         if self._counters is None:
             return []
         mesh, rank = place_in_copy(self.part.mesh, self.part.rank)
-        return [StatePart(counters=self._counters, mesh=mesh, rank=rank, shards=self.shards())]
+        return [
+            StatePart(
+                counters=self._counters,
+                model=self.model,
+                mesh=mesh,
+                rank=rank,
+                shards=self.shards(),
+            )
+        ]
 
     @contextmanager
     def changing(self, counters: Counters) -> Iterator[None]:
@@ -164,10 +183,17 @@ class TrainingState:
         if self.counters.started_at is None:
             self._counters = replace(self.counters, started_at=now)
 
-    def initialise(self, seed: int) -> None:
-        """Fill with the first weights of a run."""
+    def initialise(self, seed: int, transfer: Transfer | None = None) -> None:
+        """Fill with the first weights of a run: those that are transferred, or draws.
+
+        Raises:
+            CheckpointError: those that are transferred cannot be read.
+        """
         with self.changing(Counters()), torch.no_grad():
-            set_initial_weights(self.part.weights, seed=seed, layers=self.part.shape.layers)
+            if transfer is not None:
+                transfer.fill(self.part.weights, seed=seed)
+            else:
+                set_initial_weights(self.part.weights, seed=seed, layers=self.part.shape.layers)
             for moment in self.optimizer.moments().values():
                 for tensor in moment.values():
                     tensor.zero_()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelscaling.freezing import is_frozen
 from modelscaling_trainer.agreement import StepReport, agree
 from modelscaling_trainer.data.sample_digest import batch_sum, chain
 from modelscaling_trainer.data.sample_order import global_batch
@@ -76,6 +77,8 @@ class Stepper:
         self._reader = reader
         self._tied_ends = tied_ends
         self._before_update = before_update
+        freeze = configuration.optimizer.freeze
+        self._frozen = {name for name in state.part.weights if is_frozen(name, freeze)}
         self.times = StepTimes()
         """Of the last step."""
         self.noise_scale = NoiseScale()
@@ -130,7 +133,9 @@ class Stepper:
         return agreed
 
     def _compute(self, numbers: NDArray[np.int64]) -> tuple[float, Mapping[str, torch.Tensor]]:
-        """Return the sum of the loss that is seen here, and this process' part of the gradient."""
+        """Return the sum of the loss that is seen here, and this process' part of the gradient of
+        what is trained.
+        """
         self._gradient.clear()
         with computing_together("computing the gradient"):
             loss_sum = self._computation.forward_backward(numbers, self._reader.training)
@@ -138,7 +143,8 @@ class Stepper:
         gradient = self._gradient.tensors()
         if self._tied_ends is not None:
             sum_over_ends(gradient, self._tied_ends)
-        return loss_sum, gradient
+        trained = {name: part for name, part in gradient.items() if name not in self._frozen}
+        return loss_sum, trained
 
     def _part_of_batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return this rank's positions in the global batch, and the samples there."""
@@ -158,6 +164,8 @@ class Stepper:
         mesh = self._group.mesh
         if mesh.dataReplicate < mesh.size:
             return  # no process ever has its own gradient whole
+        if self._frozen:
+            return  # of its own, a process knows only the norm with the frozen weights' part
         batch = self._configuration.training.global_batch_size
         # A rank's gradient is scaled by the global batch; its part's own mean is `size` times it.
         self.noise_scale.observe(

@@ -6,27 +6,37 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modelscaling.growth.plan import UnreachableShapeError
+from modelscaling.growth.trained_model import TrainedModel, plan_change
+from modelscaling.layout import layout
 from modelscaling.protocol import StateSource
 from modelscaling_trainer.checkpoint import catalog, fence
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
+from modelscaling_trainer.growth.shards import grow_shards, old_regions, old_shards
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.redistribution import move, transfers
 from modelscaling_trainer.resumption import trace
 from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
 from modelscaling_trainer.state import MODEL, NOTHING, best_informed
+from modelscaling_trainer.transfer import open_transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     import torch.distributed as dist
 
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.growth.step import Growth
+    from modelscaling.layout import Region
+    from modelscaling.mesh import Mesh
+    from modelscaling_trainer.checkpoint.catalog import Checkpoint
     from modelscaling_trainer.group import Group
     from modelscaling_trainer.resumption import History, Origin, Trained
     from modelscaling_trainer.shard import Shard
@@ -62,6 +72,10 @@ class Taken:
     """What the group goes on with; None where it begins the run."""
     local_ranks: tuple[int, ...]
     """Of the processes that train, each in its pod."""
+    state: TrainingState | None
+    """What this process trains; None where it leaves."""
+    outgrown: Counters | None
+    """Those of the smaller model that the state has grown from; None where it has not."""
 
 
 def take_over(
@@ -70,22 +84,26 @@ def take_over(
     everybody: dist.ProcessGroup,
     *,
     held: Sequence[StatePart],
-    new: TrainingState | None,
+    place: Callable[[TrainedModel], TrainingState] | None,
     history: History,
     device: torch.device,
     directory: Path | None,
 ) -> Taken:
-    """Fill `new`, on all ranks of the mesh, with the newest state that all have together; one of
-    `held` may be `new` itself. Those that leave have no `new`, and only give.
+    """Fill a state, on all ranks of the mesh, with the newest that all have together; where that is
+    of a smaller model than the declared one, it grows on the way.
+
+    `place` returns what is filled, of a model that is known only now; it may be one of those that
+    are held. Those that leave have no `place`, and only give.
 
     Returns when all ranks have been filled. What a rank held before stays whole until then, unless
-    it is the same as `new`, so a group that is lost in between leaves the state before to the next
+    it is what is filled, so a group that is lost in between leaves the state before to the next
     one, and on ranks that were filled the new one too.
 
     Raises:
-        ConfigurationError: the ranks do not have the same run or data, or the checkpoint is of
-            another model.
-        CheckpointError: the directory of the checkpoints cannot be read.
+        ConfigurationError: the ranks do not have the same run or data, or the state, or what
+            spec.model.initFrom names, is of a model that does not become the declared one.
+        CheckpointError: the directory of the checkpoints, or weights of spec.model.initFrom, cannot
+            be read.
         GroupLostError: a peer is gone, or a newer group has taken this one's place.
     """
     damaged: set[int] = set()
@@ -95,17 +113,30 @@ def take_over(
         _check_same(offers)
         _check_current(group, offers)
         decision = settle([offer["holding"] for offer in offers])
+        if (
+            isinstance(decision, Move)
+            and not decision.step
+            and not _is_declared(identity, decision)
+        ):
+            decision = Initialise()  # nothing was trained that could be lost
         _log.info("state of the group: %s", decision)
+        becoming = _become(identity.configuration, decision)
+        new = place(becoming.model) if place is not None else None
+        before: Counters | None = None
         match decision:
             case Move():
-                _move(identity, group, decision, offers, held=held, new=new, device=device)
+                before = _counters(decision, offers)
+                _move(becoming, group, decision, before, held=held, new=new, device=device)
             case Initialise():
                 if new is not None:
-                    new.initialise(identity.configuration.training.seed)
+                    configuration = identity.configuration
+                    new.initialise(configuration.training.seed, open_transfer(configuration))
             case Load(step=step):
-                if not _load(identity, directory, step, new, everybody):
+                found = catalog.find(directory, step) if directory and new is not None else None
+                if not _load(becoming, found, new, everybody):
                     damaged.add(step)
                     continue
+                before = found.counters if found else None
         # Nobody goes on, or away, before all have what they need.
         marks = all_gather({"now": time.time(), "idle": history.idle_seconds}, everybody)
         now = marks[0]["now"]
@@ -118,7 +149,78 @@ def take_over(
             formed_at=now,
             origin=_origin(decision, [offer["trained"] for offer in offers], marks),
             local_ranks=tuple(offer["local_rank"] for offer in offers[: group.mesh.size]),
+            state=new,
+            outgrown=before if becoming.growth else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Becoming:
+    """How the model of the state that is taken becomes that which the group trains."""
+
+    model: TrainedModel
+    """What the group trains."""
+    growth: Growth
+    """From what was trained; empty where that is the same."""
+    seed: int
+
+    def needed(self, mesh: Mesh, rank: int) -> dict[str, Region]:
+        """Return the region of each old weight that a rank must be given to make its part."""
+        return old_regions(self.growth, layout(self.model.shape, mesh, rank))
+
+    def shards_before(self, new: TrainingState) -> Mapping[str, Shard]:
+        """Return what is to be filled with the state before: the new shards themselves, or what
+        they grow from.
+        """
+        if not self.growth:
+            return new.shards()
+        pieces = {name: shard.piece for name, shard in new.part.weights.items()}
+        like = next(iter(new.part.weights.values())).tensor
+        return old_shards(self.growth, pieces, like=like)
+
+    def finish(self, new: TrainingState, old: Mapping[str, Shard]) -> None:
+        """Make the new shards from those that were filled."""
+        if self.growth:
+            layers = self.model.shape.layers
+            grow_shards(new.shards(), old, self.growth, seed=self.seed, layers=layers)
+
+    def counters(self, before: Counters) -> Counters:
+        """Return those of the new state."""
+        return before.after_growth() if self.growth else before
+
+
+def _become(configuration: RunConfiguration, decision: Move | Load | Initialise) -> _Becoming:
+    """Return how the state that is taken becomes the declared model.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    declared, seed = configuration.model, configuration.training.seed
+    if isinstance(decision, Initialise):
+        return _Becoming(model=TrainedModel(shape=declared), growth={}, seed=seed)
+    before = decision.model
+    try:
+        plan = plan_change(before.shape, declared, configuration.growth)
+    except UnreachableShapeError as error:
+        raise ConfigurationError(
+            "ModelUnreachable",
+            f"the run was trained as another model, which does not become the declared one: "
+            f"{error}",
+        ) from error
+    if not plan.steps:
+        return _Becoming(model=before, growth={}, seed=seed)
+    assert configuration.growth is not None
+    for step in plan.steps:
+        _log.info("the model grows after step %d: %s", decision.step, step.description)
+    return _Becoming(
+        model=before.grown(plan.shape, step=decision.step, mode=configuration.growth),
+        growth=plan.growth(),
+        seed=seed,
+    )
+
+
+def _is_declared(identity: Identity, decision: Move) -> bool:
+    return decision.model.shape == identity.configuration.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +229,8 @@ class _Seen:
 
     step: int
     """Of the newest; NOTHING where there is none."""
+    model: TrainedModel | None
+    """What that is of."""
     claim: int
     """The newest group that saves there."""
 
@@ -139,10 +243,11 @@ def _look(directory: Path | None, *, except_steps: Collection[int]) -> _Seen:
         CheckpointError: the directory cannot be read: what there may be must not be passed over.
     """
     if directory is None:
-        return _Seen(NOTHING, 0)
+        return _Seen(NOTHING, None, 0)
     try:
         newest = catalog.find_newest(directory, except_steps=except_steps)
-        return _Seen(catalog.step_of(newest), fence.newest_claim(directory))
+        model = newest.trained if newest else None
+        return _Seen(catalog.step_of(newest), model, fence.newest_claim(directory))
     except OSError as error:
         raise CheckpointError(
             f"the checkpoints in {str(directory)!r} cannot be read: {error}; look after the volume"
@@ -163,7 +268,11 @@ def _offer(
         "corpus": identity.corpus,
         "peak_flops": identity.peak_flops,
         "local_rank": group.local_rank,
-        "holding": Holding(held=tuple(map(_describe, held)), checkpoint_step=seen.step),
+        "holding": Holding(
+            held=tuple(map(_describe, held)),
+            checkpoint_step=seen.step,
+            checkpoint_model=seen.model,
+        ),
         "claim": seen.claim,
         "counters": [part.counters for part in held],
         "trained": history.trained,
@@ -174,6 +283,7 @@ def _describe(part: StatePart) -> Held:
     return Held(
         step=part.counters.step,
         digest=part.counters.sample_digest,
+        model=part.model,
         mesh=part.mesh,
         rank=part.rank,
         is_snapshot=part.is_snapshot,
@@ -181,10 +291,10 @@ def _describe(part: StatePart) -> Held:
 
 
 def _move(
-    identity: Identity,
+    becoming: _Becoming,
     group: Group,
     decision: Move,
-    offers: Sequence[Mapping[str, Any]],
+    before: Counters,
     *,
     held: Sequence[StatePart],
     new: TrainingState | None,
@@ -192,61 +302,74 @@ def _move(
 ) -> None:
     """Fill `new` from the memories of the ranks that hold the state."""
     plan = transfers(
-        identity.configuration.model,
+        decision.model.shape,
         before=decision.mesh,
         holders=decision.holders,
         after=group.mesh,
+        needed=partial(becoming.needed, group.mesh) if becoming.growth else None,
     )
-    counters = _counters(decision, offers)
+    counters = becoming.counters(before)
     with new.changing(counters) if new is not None else nullcontext():
+        filled = becoming.shards_before(new) if new is not None else {}
         move(
             plan,
             rank=group.rank,
             old=_parts(decision, held),
-            new=new.shards() if new is not None else {},
+            new=filled,
             kinds=(MODEL, *MOMENTS),
             through=_HOST if decision.needs_snapshots else device,
         )
+        if new is not None:
+            becoming.finish(new, filled)
     if new is not None:
         new.optimizer.set_steps(decision.step)
 
 
 def _counters(decision: Move, offers: Sequence[Mapping[str, Any]]) -> Counters:
     """Return the counters of the state, as the ranks that hold a part of it know them."""
-    of_all: list[Counters] = [counters for offer in offers for counters in offer["counters"]]
+    state = (decision.step, decision.digest, decision.model)
     return best_informed(
         counters
-        for counters in of_all
-        if (counters.step, counters.sample_digest) == (decision.step, decision.digest)
+        for offer in offers
+        for part, counters in zip(offer["holding"].held, offer["counters"], strict=True)
+        if (part.step, part.digest, part.model) == state
     )
 
 
 def _parts(decision: Move, held: Sequence[StatePart]) -> dict[int, Mapping[str, Shard]]:
     """Return the shards of each part of the state that this rank has, by the part's rank."""
     found: dict[int, Mapping[str, Shard]] = {}
+    wanted = (decision.step, decision.digest, decision.model, decision.mesh)
     for part in sorted(held, key=lambda part: part.is_snapshot):
-        state = (part.counters.step, part.counters.sample_digest, part.mesh)
-        if state == (decision.step, decision.digest, decision.mesh):
+        state = (part.counters.step, part.counters.sample_digest, part.model, part.mesh)
+        if state == wanted:
             found.setdefault(part.rank, part.shards)
     return found
 
 
 def _load(
-    identity: Identity,
-    directory: Path | None,
-    step: int,
+    becoming: _Becoming,
+    found: Checkpoint | None,
     new: TrainingState | None,
     everybody: dist.ProcessGroup,
 ) -> bool:
     """Load a checkpoint on all ranks that train; return whether all could."""
     is_loaded = True
     if new is not None:
-        found = directory and catalog.find(directory, step)
-        if found:
-            catalog.check_shape(found, identity.configuration.model)
-        is_loaded = bool(found and new.load(found.load, found.counters))
+        is_loaded = bool(found and _fill(becoming, found, new))
     answers = all_gather({"is_loaded": is_loaded}, everybody)
     return all(answer["is_loaded"] for answer in answers)
+
+
+def _fill(becoming: _Becoming, checkpoint: Checkpoint, new: TrainingState) -> bool:
+    """Fill a state from a checkpoint; return whether it could be read."""
+
+    def fill(_: Mapping[str, Shard]) -> None:
+        old = becoming.shards_before(new)
+        checkpoint.load(old)
+        becoming.finish(new, old)
+
+    return new.load(fill, becoming.counters(checkpoint.counters))
 
 
 def _origin(

@@ -30,6 +30,7 @@ from modelscaling_trainer.worker_protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from modelscaling.configuration import RunConfiguration
     from modelscaling.protocol import Progress
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.request import Outcome, Requests
@@ -43,6 +44,10 @@ _log = logging.getLogger(__name__)
 
 class TrainableRun(Protocol):
     """What the loop needs of `modelscaling_trainer.run.Run`."""
+
+    def reconfigure(self, configuration: RunConfiguration) -> None:
+        """Train as another run from the next group on, with the state that is held."""
+        ...
 
     def train(
         self,
@@ -103,8 +108,7 @@ def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoRe
         if order.join.configuration != prepare.configuration:
             _log.info("the run's configuration has changed")
             prepare = prepare.model_copy(update={"configuration": order.join.configuration})
-            del run  # its memory is needed for the next
-            run = build_run(prepare)
+            run.reconfigure(order.join.configuration)
         _train(link, run, order)
 
 

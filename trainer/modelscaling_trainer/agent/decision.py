@@ -180,13 +180,16 @@ def _why_no_boundary(facts: Facts, old: list[int], now: float) -> str | None:
 
 
 def _request_to_leave(facts: Facts, old: list[int]) -> Request:
-    """Return what ends the old group: with a checkpoint where another configuration follows, for
-    which workers build another run.
+    """Return what ends the old group: with a checkpoint where another configuration follows, and
+    with its validation loss where that is of another model.
     """
     assert facts.placement
     configuration = facts.placement.assignment.configuration
     places = [facts.workers[rank].placement for rank in old]
-    is_same = all(place and place.assignment.configuration == configuration for place in places)
+    before = [place.assignment.configuration for place in places if place]
+    if any(one.model != configuration.model for one in before):
+        return Request.GROW
+    is_same = len(before) == len(places) and all(one == configuration for one in before)
     return Request.REFORM if is_same else Request.STOP
 
 

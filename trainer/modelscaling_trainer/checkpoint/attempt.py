@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from modelscaling.shape import ModelShape
+    from modelscaling.growth.trained_model import TrainedModel
     from modelscaling_trainer.checkpoint.part import Block
     from modelscaling_trainer.state import Counters
 
@@ -121,7 +121,7 @@ class Attempt:
                 raise GivenUpError(_describe(missing))
             give_up.wait(_POLL_S)
 
-    def publish(self, counters: Counters, shape: ModelShape) -> None:
+    def publish(self, counters: Counters, model: TrainedModel) -> None:
         """Describe what was gathered, and give it the name of a checkpoint.
 
         Raises:
@@ -133,7 +133,12 @@ class Attempt:
         with self._given_up_if_removed():
             tensors = index({name: read_blocks(self.path / name) for name in files})
             write_description(
-                self.path, counters=counters, shape=shape, files=files, tensors=tensors
+                self.path,
+                counters=counters,
+                shape=model.shape,
+                files=files,
+                tensors=tensors,
+                lineage=model.lineage,
             )
             self._rename()
 

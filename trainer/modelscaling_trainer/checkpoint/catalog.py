@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from modelscaling.growth.lineage import NO_LINEAGE, Lineage, lineage_from_json
+from modelscaling.growth.trained_model import TrainedModel
+from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.directory import (
     name_of,
     remove,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.layout import Region
-    from modelscaling.shape import ModelShape
     from modelscaling.validation_history import Validation
     from modelscaling_trainer.checkpoint.index import Stored, StoredTensor
     from modelscaling_trainer.shard import Shard
@@ -62,6 +63,15 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     lineage: Lineage = NO_LINEAGE
     """The models that its model was grown from."""
+
+    @property
+    def trained(self) -> TrainedModel:
+        """What it is of.
+
+        Raises:
+            TypeError, ValueError: it is no shape.
+        """
+        return TrainedModel(shape=ModelShape.from_fields(self.model), lineage=self.lineage)
 
     def load(self, shards: Mapping[str, Shard]) -> None:
         """Fill tensors in place, by their names; reads no more than what they hold.
@@ -179,31 +189,6 @@ def read(path: Path) -> Checkpoint | None:
         return None
 
 
-def check_shape(checkpoint: Checkpoint, shape: ModelShape) -> None:
-    """Refuse a checkpoint that a model of this shape cannot be trained on from.
-
-    Raises:
-        ConfigurationError: a field of the shape differs, or the checkpoint's model was grown.
-    """
-    if checkpoint.lineage.ancestors:
-        raise ConfigurationError(
-            "GrownCheckpoint",
-            f"checkpoint {checkpoint.path} was grown, and its weights differ in age and learning "
-            f"rate, which training does not heed yet; give this run another directory, or export "
-            f"the checkpoint to train its weights elsewhere",
-        )
-    differences = [
-        f"{field}: {written} in the checkpoint, {declared} declared"
-        for field, (written, declared) in shape.differences(checkpoint.model).items()
-    ]
-    if differences:
-        raise ConfigurationError(
-            "CheckpointMismatch",
-            f"checkpoint {checkpoint.path} is of another model ({'; '.join(differences)}); "
-            f"declare the model that it was trained as, or give this run another directory",
-        )
-
-
 def step_of(checkpoint: Checkpoint | None) -> int:
     """Return a checkpoint's step, or NOTHING."""
     return NOTHING if checkpoint is None else checkpoint.counters.step
@@ -235,12 +220,15 @@ def _read_all(directory: Path) -> list[Checkpoint]:
 
 def _best(checkpoints: Sequence[Checkpoint]) -> Validation | None:
     """Return the best validation of those whose state a checkpoint holds. What a checkpoint knows
-    of the steps before it does not count: they may never have been saved.
+    of the steps before it does not count: they may never have been saved. Nor do smaller models
+    that the newest was grown from.
     """
     own = [
         best
         for checkpoint in checkpoints
-        if (best := checkpoint.counters.validations.best) and best.step == step_of(checkpoint)
+        if checkpoint.lineage == checkpoints[-1].lineage
+        and (best := checkpoint.counters.validations.best)
+        and best.step == step_of(checkpoint)
     ]
     return min(own, key=lambda best: best.loss, default=None)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from modelscaling.shape import ModelShape
+    from modelscaling.growth.trained_model import TrainedModel
     from modelscaling.validation_history import Validation
     from modelscaling_trainer.shard import Shard
     from modelscaling_trainer.state import Counters
@@ -55,6 +55,8 @@ LAST_PATIENCE_S = PARTS_TIMEOUT_S + 60.0
 class _Place:
     """A process' place in a group."""
 
+    model: TrainedModel
+    """What the group trains."""
     generation: int
     token: str
     rank: int
@@ -66,6 +68,7 @@ class _Save:
     """What one call of `save` is about."""
 
     attempt: Attempt
+    model: TrainedModel
     counters: Counters
     learning_rate: float
     blocks: list[Block]
@@ -86,7 +89,6 @@ class CheckpointWriter:
         directory: Path,
         *,
         keep: int,
-        shape: ModelShape,
         keeps_best: bool = False,
         parts_timeout_s: float = PARTS_TIMEOUT_S,
     ) -> None:
@@ -96,7 +98,6 @@ class CheckpointWriter:
         self._directory = directory
         self._keep = keep
         self._keeps_best = keeps_best
-        self._shape = shape
         self._parts_timeout_s = parts_timeout_s
         self._staging = Staging()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -120,14 +121,18 @@ class CheckpointWriter:
         if self._place is not None:
             self._place = replace(self._place, generation=generation)
 
-    def begin_group(self, token: str, *, generation: int, rank: int, ranks: int) -> None:
+    def begin_group(
+        self, token: str, *, model: TrainedModel, generation: int, rank: int, ranks: int
+    ) -> None:
         """Take a place in a group that saves together, and claim the directory for it.
 
         `token` is the same for all of them, is a part of a file's name, and is used by no other
         group of the same `generation` in the same directory, be it of an earlier start of the run.
         A checkpoint of the group before is published if its parts come before the next save.
         """
-        self._place = _Place(generation=generation, token=token, rank=rank, ranks=ranks)
+        self._place = _Place(
+            model=model, generation=generation, token=token, rank=rank, ranks=ranks
+        )
         if rank == 0:
             self._claiming = [self._thread.submit(self._claim, generation)]
 
@@ -176,6 +181,7 @@ class CheckpointWriter:
                 rank=self._place.rank,
                 ranks=self._place.ranks,
             ),
+            model=self._place.model,
             counters=counters,
             learning_rate=learning_rate,
             blocks=blocks,
@@ -332,7 +338,7 @@ class CheckpointWriter:
                 f"{self._parts_timeout_s:g} s; their logs say why"
             ) from error
         fence.check(self._directory, self._place.generation)
-        save.attempt.publish(save.counters, self._shape)
+        save.attempt.publish(save.counters, save.model)
         self.failure = None
         self.written_step = save.counters.step
         self.written_seconds = time.monotonic() - save.started

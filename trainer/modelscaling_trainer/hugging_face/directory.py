@@ -9,7 +9,6 @@ a mesh reads no more than its part.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,25 +60,6 @@ class HuggingFaceDirectory:
         """The tokenizer's file; None where there is none."""
         file = self._path / TOKENIZER
         return file if file.is_file() else None
-
-    def check_shape(self, shape: ModelShape) -> None:
-        """Refuse a run of another model; samples of another length are no other model.
-
-        Raises:
-            ConfigurationError: the shapes differ in more than the context length.
-        """
-        differences = [
-            f"{field}: {stored} in the directory, {declared} declared"
-            for field, (stored, declared) in shape.differences(asdict(self.shape)).items()
-            if field != "context_length"
-        ]
-        if differences:
-            raise ConfigurationError(
-                "OtherModel",
-                f"{str(self._path)!r} is another model than the run's ({'; '.join(differences)}); "
-                f"declare the directory's shape in spec.model, or give the directory of another "
-                f"model",
-            )
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a run whose token ids mean something else than the model's.

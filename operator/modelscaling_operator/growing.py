@@ -1,0 +1,78 @@
+"""What a change of `spec.model` does to a run that has trained: it grows, or keeps the model that
+it has, with the reason in the condition Accepted.
+
+What the group was told to train is in the status, so that it is known whatever the spec says now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelscaling.api.conditions import Reason
+from modelscaling.api.validation import InvalidSpecError
+from modelscaling.configuration import Message
+from modelscaling.growth.mode import GrowthMode
+from modelscaling.growth.plan import UnreachableShapeError
+from modelscaling.growth.trained_model import plan_change
+from modelscaling.shape import ModelShape
+from modelscaling_operator.wish import Rejection, Wish
+
+if TYPE_CHECKING:
+    from modelscaling.api.status import GroupStatus, ModelScalingStatus
+    from modelscaling.configuration import RunConfiguration
+
+
+class _Told(Message):
+    """The model that a group was told to train."""
+
+    model: ModelShape
+    growth: GrowthMode | None
+
+
+def describe_model(configuration: RunConfiguration) -> str:
+    """Return the model of a run as a group's status carries it."""
+    return _Told(model=configuration.model, growth=configuration.growth).model_dump_json()
+
+
+def keep_or_grow(wish: Wish | Rejection, status: ModelScalingStatus) -> Wish | Rejection:
+    """Return the wish with the model that the run is to train now: the declared one, or where that
+    cannot be had the one of its present group.
+    """
+    group = status.group
+    if isinstance(wish, Rejection) or group is None or not group.model or not _has_steps(status):
+        return wish
+    told, declared = _Told.model_validate_json(group.model), wish.configuration
+    if declared.model == told.model:
+        # How it may grow is of no matter until it does; nothing is re-formed for that.
+        return wish.with_growth(told.growth)
+    refusal = _refusal(told, declared, group)
+    if refusal is None:
+        return wish
+    try:
+        return wish.keeping(told.model, told.growth, refusal)
+    except InvalidSpecError as error:
+        return Rejection(reason=Reason.INVALID_SPEC, message=f"{refusal.message} {error}")
+
+
+def _has_steps(status: ModelScalingStatus) -> bool:
+    return status.progress is not None and status.progress.step > 0
+
+
+def _refusal(told: _Told, declared: RunConfiguration, group: GroupStatus) -> Rejection | None:
+    if not group.trained and group.stopped_mesh is not None:
+        return Rejection(
+            reason=Reason.GROWTH_WAITS,
+            message=(
+                f"spec.model was changed while the group changes from {group.stopped_mesh} to "
+                f"{group.mesh}; the model grows once that group trains."
+            ),
+        )
+    try:
+        plan_change(told.model, declared.model, declared.growth)
+    except UnreachableShapeError as error:
+        problems = "; ".join(f"spec.model.{obstacle}" for obstacle in error.obstacles)
+        return Rejection(
+            reason=Reason.GROWTH_REFUSED,
+            message=f"{problems}. The run trains on as it was.",
+        )
+    return None

@@ -1,0 +1,246 @@
+"""A run whose model is declared larger goes on from the same step as the larger one: what its
+processes hold grows on the way, from memory or from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.growth.lineage import Ancestor, Lineage
+from modelscaling.growth.mode import GrowthMode
+from modelscaling.local_growth import LocalGrowth
+from modelscaling.mesh import Mesh
+from modelscaling_trainer.checkpoint.catalog import find_newest
+from modelscaling_trainer.growth.offline import grow
+from tests.trainer.runs import make_run, write_text
+from tests.trainer.workers import Result, Worker, results, start, train_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from modelscaling.configuration import RunConfiguration
+
+    Start = Callable[..., list[Worker]]
+
+pytestmark = pytest.mark.process
+
+AGREEMENT = 1e-5
+"""How far losses may lie apart, nats; float32, 3e-4, 20 steps."""
+GROWN_AT = 8
+STEPS = 20
+LARGER = {
+    "layers": 3,
+    "hidden_size": 40,
+    "heads": 8,
+    "feed_forward_size": 96,
+    "vocabulary_size": 260,
+}
+
+
+def _small(text: Path, **changes: Any) -> RunConfiguration:
+    return make_run(text, **{"training__total_steps": GROWN_AT} | changes)
+
+
+def _large(text: Path, **changes: Any) -> RunConfiguration:
+    model = {f"model__{name}": value for name, value in LARGER.items()}
+    return make_run(text, **{"training__total_steps": STEPS} | model | changes)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "data")
+
+
+@pytest.fixture
+def start_workers(tmp_path: Path) -> Iterator[Start]:
+    """Start workers that end with the test."""
+    started: list[Worker] = []
+
+    def begin(count: int, configuration: Any, **options: Any) -> list[Worker]:
+        workers = start(count, configuration, scratch=tmp_path / "scratch", **options)
+        started.extend(workers)
+        return workers
+
+    yield begin
+    for worker in started:
+        worker.kill()
+
+
+@pytest.fixture
+def offline(text: Path, tmp_path: Path, start_workers: Start) -> Result:
+    """Train alone, grow the checkpoint offline and train on."""
+    saved = {"every_steps": 1000, "keep": 2}
+    small, grown = tmp_path / "offline-small", tmp_path / "offline-grown"
+    workers = start_workers(1, _small(text, checkpoint=saved), checkpoint_directory=small)
+    train_together(workers)
+    results(workers)
+    shape = {
+        "layers": 3,
+        "hiddenSize": 40,
+        "heads": 8,
+        "feedForwardSize": 96,
+        "vocabularySize": 260,
+    }
+    grow(
+        LocalGrowth(
+            source=small,
+            target=grown,
+            shape=shape,
+            mode=GrowthMode.PRESERVE,
+            seed=7,
+            noise=0.0,
+            check=None,
+            tokenizer=None,
+            is_json=False,
+        )
+    )
+    workers = start_workers(1, _large(text, checkpoint=saved), checkpoint_directory=grown)
+    train_together(workers)
+    [result] = results(workers)
+    return result
+
+
+def _check(result: Result, offline: Result, *, source: str) -> None:
+    """Hold a run that grew against one that was grown offline."""
+    assert [progress.step for progress in result.progress] == [*range(GROWN_AT + 1, STEPS + 1)]
+    assert offline.losses == pytest.approx(result.losses, abs=AGREEMENT)
+    assert offline.digests == result.digests
+    resumption = result.progress[0].resumption
+    assert resumption is not None
+    assert (resumption.source, resumption.step) == (source, GROWN_AT)
+    assert resumption.furthest_step == GROWN_AT
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(Mesh(dataReplicate=2), Mesh(dataReplicate=2), id="dp2"),
+        pytest.param(Mesh(dataShard=2), Mesh(dataShard=2, tensor=2), id="fsdp2 to fsdp2 x tp2"),
+        pytest.param(Mesh(tensor=2), Mesh(dataShard=3), id="tp2 to fsdp3"),
+        pytest.param(Mesh(pipeline=2), Mesh(), id="pp2 to a single process, and a stage leaves"),
+    ],
+)
+def test_a_model_grows_in_memory_onto_another_mesh(
+    before: Mesh, after: Mesh, text: Path, offline: Result, start_workers: Start
+) -> None:
+    workers = start_workers(max(before.size, after.size), _small(text))
+    train_together(workers[: before.size], mesh=before)
+    results(workers[: before.size])
+    for worker in workers:
+        worker.reconfigure(_large(text))
+    train_together(workers[::-1], mesh=after, generation=2)
+    second = results(workers[::-1])
+
+    assert [result.outcome for result in second] == ["Complete"] * after.size + ["Released"] * (
+        before.size - after.size
+    )
+    _check(second[0], offline, source="Memory")
+
+
+def test_the_validation_loss_before_and_after_growth_is_told(
+    text: Path, start_workers: Start
+) -> None:
+    workers = start_workers(2, make_run(text, training__total_steps=1000))
+    train_together(workers)
+    workers[0].wait_for_step(GROWN_AT)
+    workers[1].ask("Grow")
+    [before, _] = results(workers)
+    grown = _large(text, training__total_steps=before.progress[-1].step + 2)
+    for worker in workers:
+        worker.reconfigure(grown)
+    train_together(workers, generation=2)
+    [after, _] = results(workers)
+
+    assert (before.outcome, after.outcome) == ("Stopped", "Complete")
+    assert before.validation_losses[:-1] == [None] * (len(before.progress) - 1)
+    resumption = after.progress[0].resumption
+    assert resumption is not None
+    assert before.validation_losses[-1] == resumption.loss_before
+    assert resumption.loss_before is not None
+    assert resumption.loss_after is not None
+    # Four more tokens take a part of the probability.
+    rise = resumption.loss_after - resumption.loss_before
+    assert 0 < rise < math.log(260 / 256) + 1e-5
+    # The larger model has no validation of its own yet.
+    assert {progress.validation_loss for progress in after.progress} == {None}
+
+
+def test_a_model_grows_from_a_checkpoint_of_another_mesh(
+    text: Path, tmp_path: Path, offline: Result, start_workers: Start
+) -> None:
+    saved = {"every_steps": 1000, "keep": 2}
+    directory = tmp_path / "run"
+    first = start_workers(2, _small(text, checkpoint=saved), checkpoint_directory=directory)
+    train_together(first, mesh=Mesh(tensor=2))
+    results(first)
+    second = start_workers(3, _large(text, checkpoint=saved), checkpoint_directory=directory)
+    train_together(second, mesh=Mesh(dataShard=3))
+    [result, *_] = results(second)
+
+    _check(result, offline, source="Checkpoint")
+
+
+def test_a_grown_run_goes_on_from_its_own_checkpoint_bit_by_bit(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    saved = {"every_steps": 14, "keep": 3}
+    directory, copied = tmp_path / "run", tmp_path / "copied"
+    small, large = _small(text, checkpoint=saved), _large(text, checkpoint=saved)
+    [worker] = start_workers(1, small, checkpoint_directory=directory)
+    train_together([worker])
+    results([worker])
+    worker.reconfigure(large)
+    train_together([worker], generation=2)
+    [undisturbed] = results([worker])
+    shutil.copytree(directory / "step-00000014", copied / "step-00000014")
+    again = start_workers(1, large, checkpoint_directory=copied)
+    train_together(again)
+    [resumed] = results(again)
+
+    found = find_newest(directory)
+    assert found is not None
+    assert found.lineage == Lineage(
+        (Ancestor(shape=small.model, step=GROWN_AT, mode=GrowthMode.PRESERVE),)
+    )
+    # Padding divides the epsilon of the norms, which nobody declares.
+    epsilon = small.model.norm_epsilon * 32 / 40
+    assert found.trained.shape == replace(large.model, norm_epsilon=epsilon)
+    assert len(resumed.losses) == STEPS - 14
+    assert undisturbed.losses[-len(resumed.losses) :] == resumed.losses
+
+
+def test_a_model_that_would_shrink_is_refused_and_the_run_can_go_on_as_it_was(
+    text: Path, start_workers: Start
+) -> None:
+    [worker] = start_workers(1, _large(text, training__total_steps=GROWN_AT))
+    train_together([worker])
+    results([worker])
+    worker.reconfigure(_small(text, training__total_steps=STEPS))
+    train_together([worker], generation=2)
+    [refused] = results([worker])
+    worker.reconfigure(_large(text))
+    train_together([worker], generation=3)
+    [after] = results([worker])
+
+    assert refused.error == "ConfigurationError"
+    assert "layers: 2 is less than the 3 of the trained model" in refused.message
+    assert after.outcome == "Complete"
+    assert after.progress[0].step == GROWN_AT + 1
+
+
+def test_growth_is_refused_where_it_is_forbidden(text: Path, start_workers: Start) -> None:
+    [worker] = start_workers(1, _small(text))
+    train_together([worker])
+    results([worker])
+    worker.reconfigure(_large(text, growth=None))
+    train_together([worker], generation=2)
+    [refused] = results([worker])
+
+    assert refused.error == "ConfigurationError"
+    assert "growth.mode is Forbid" in refused.message

@@ -1,0 +1,134 @@
+"""The first weights of a run from a model that is trained already (`spec.model.initFrom`): as they
+are, or grown to the run's shape on the way.
+
+Each process reads the blocks that its own part is made from, and no more. Only weights are taken:
+moments, steps and the place in the data begin at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelscaling.configuration import WeightsFormat
+from modelscaling.growth.mode import GrowthMode
+from modelscaling.growth.plan import GrowthPlan, UnreachableShapeError, plan_growth
+from modelscaling.growth.tensor_growth import Kind
+from modelscaling_trainer.checkpoint import catalog
+from modelscaling_trainer.checkpoint.weights import CheckpointWeights
+from modelscaling_trainer.data.tokenizer import open_tokenizer
+from modelscaling_trainer.errors import CheckpointError, ConfigurationError
+from modelscaling_trainer.growth.filling import fresh_values, grow_into
+from modelscaling_trainer.hugging_face.directory import HuggingFaceDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling.shape import ModelShape
+    from modelscaling_trainer.shard import Shard
+    from modelscaling_trainer.weight_source import WeightSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Weights that a run begins with."""
+
+    source: WeightSource
+    plan: GrowthPlan
+    """From the source's shape to the run's."""
+
+    def fill(self, weights: Mapping[str, Shard], *, seed: int) -> None:
+        """Fill shards of the run's weights; what growth draws is a function of the seed.
+
+        Raises:
+            CheckpointError: the source is damaged; they may be half filled.
+        """
+        growth, layers = self.plan.growth(), self.plan.shape.layers
+        for name, shard in weights.items():
+            tensor = growth[name]
+            held = tensor.needed(shard.piece.region, Kind.MODEL)
+            grow_into(
+                shard,
+                tensor,
+                Kind.MODEL,
+                source=None if held is None else self.source.read(tensor.source, held),
+                held=held,
+                fresh=partial(fresh_values, name, shard, seed=seed, layers=layers),
+            )
+
+
+def open_transfer(configuration: RunConfiguration) -> Transfer | None:
+    """Return the weights that a run begins with; None where they are drawn.
+
+    Raises:
+        ConfigurationError: there are none, they are of a newer format, or they are of a model that
+            the run's cannot begin with, or of another tokenizer.
+    """
+    if configuration.init_from is None:
+        return None
+    path = Path(configuration.init_from.path)
+    match configuration.init_from.format:
+        case WeightsFormat.HUGGING_FACE:
+            directory = HuggingFaceDirectory(path)
+            directory.check_tokenizer(open_tokenizer(configuration.data.tokenizer))
+            source: WeightSource = directory
+        case WeightsFormat.CHECKPOINT:
+            source = _open_checkpoint(path)
+    return Transfer(source=source, plan=_plan(path, source.shape, configuration.model))
+
+
+def _open_checkpoint(path: Path) -> CheckpointWeights:
+    try:
+        found = catalog.find_at(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{str(path)!r}, which spec.model.initFrom names, cannot be read: {error}; look after "
+            f"the volume"
+        ) from error
+    if found is None:
+        raise ConfigurationError(
+            "NoCheckpoint",
+            f"spec.model.initFrom names {str(path)!r}, which is no checkpoint, and there is no "
+            f"whole one below it; give the path, inside the pod, of a checkpoint or of a run's "
+            f"directory",
+        )
+    return CheckpointWeights(found)
+
+
+def _plan(path: Path, shape: ModelShape, declared: ModelShape) -> GrowthPlan:
+    """Return how a model becomes the declared one; refuse what would compute something else."""
+    # Shorter samples make no other model.
+    trained = replace(shape, context_length=min(shape.context_length, declared.context_length))
+    try:
+        plan = plan_growth(trained, declared, GrowthMode.PRESERVE)
+    except UnreachableShapeError as error:
+        raise _other_model(path, str(error)) from error
+    # It follows from the weights, and no plan refuses it.
+    if plan.shape.norm_epsilon != declared.norm_epsilon:
+        raise _other_model(path, _other_epsilon(trained, plan.shape, declared))
+    return plan
+
+
+def _other_epsilon(trained: ModelShape, reached: ModelShape, declared: ModelShape) -> str:
+    if reached.norm_epsilon == trained.norm_epsilon:
+        return (
+            f"its norms have an epsilon of {trained.norm_epsilon:g}, and those of the run "
+            f"{declared.norm_epsilon:g}"
+        )
+    return (
+        f"hiddenSize: {declared.hidden_size} is no multiple of the {trained.hidden_size} of the "
+        f"trained model, so that its norms would need an epsilon of {reached.norm_epsilon:g} where "
+        f"those of the run have {declared.norm_epsilon:g}; set a multiple"
+    )
+
+
+def _other_model(path: Path, cause: str) -> ConfigurationError:
+    return ConfigurationError(
+        "OtherModel",
+        f"the model that spec.model.initFrom names, {str(path)!r}, cannot become the one of "
+        f"spec.model ({cause}); declare its shape or a larger one, with the preset of its family, "
+        f"which brings what has no field of its own",
+    )
