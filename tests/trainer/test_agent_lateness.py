@@ -192,15 +192,25 @@ def test_what_a_worker_says_of_an_older_group_shows_only_that_it_lives() -> None
 def test_a_worker_that_does_not_leave_when_told_is_given_up(
     steps: list[float], patience_s: int
 ) -> None:
-    life = Life().train(steps).live(1, is_waiting=True)
+    life = Life().train(steps).live(1)
     abandon = Abandon(generation=2, attempt=1, why="pod 1 is lost")
 
     # Told again, its time does not begin again.
-    life.tell(abandon).live(patience_s - 1, is_waiting=True).tell(abandon)
+    life.tell(abandon).live(patience_s - 1).tell(abandon)
+    assert life.judge().hung == ()
+
+    (hung,) = life.live(1).judge().hung
+    assert f"did not leave its group within {patience_s} s" in hung.message
+
+
+def test_a_worker_that_still_waits_for_its_peers_when_told_to_leave_is_given_up_soon() -> None:
+    life = Life().train([30.0] * 3).live(100, is_waiting=True)
+
+    life.tell(Abandon(generation=2, attempt=1, why="…")).live(4, is_waiting=True)
     assert life.judge().hung == ()
 
     (hung,) = life.live(1, is_waiting=True).judge().hung
-    assert f"did not leave its group within {patience_s} s" in hung.message
+    assert "did not leave its group within 5 s" in hung.message
 
 
 def test_a_worker_that_left_when_told_is_not_given_up() -> None:

@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from modelscaling_trainer.connections import cut_on_failure
 from modelscaling_trainer.errors import GroupLostError
+from modelscaling_trainer.lost_sends import left_when_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,7 +134,11 @@ def process_group(
                 "size": group.size,
             },
         )
-        yield dist.group.WORLD
+        if device.type == "cpu":
+            with left_when_abandoned(requests):
+                yield dist.group.WORLD
+        else:
+            yield dist.group.WORLD
 
 
 def all_gather(value: dict[str, Any], among: dist.ProcessGroup) -> list[dict[str, Any]]:

@@ -36,6 +36,9 @@ _STEPS_NEEDED = 3
 """Of fewer it is not known: a group's first step takes longer than the others."""
 _IS_WAITING_FOR_S = 5.0
 """How long a worker's word that it waits for its peers holds: some of its messages."""
+_STUCK_AFTER_S = 5.0
+"""Since a worker was told to leave its group, and says that it waits for its peers: its connections
+were cut, which ends any wait at once but for those that gloo forgets (`lost_sends.py`)."""
 _LOOK_AGAIN_S = 1.0
 """How often a worker that is late is looked at, so that the seconds told of it are true."""
 
@@ -203,7 +206,8 @@ def _why_hung(pace: Pace, now: float) -> str | None:
     if silent_s >= limits.silent:
         return f"{who} was not heard of for {silent_s:.0f} s; its process may be stopped"
     told_at = pace.told_to_leave_at
-    if told_at is not None and now - told_at >= limits.obstinate:
+    patience_s = _STUCK_AFTER_S if pace.is_waiting else limits.obstinate
+    if told_at is not None and now - told_at >= patience_s:
         return f"{who} did not leave its group within {now - told_at:.0f} s of being told to"
     if stuck_s >= limits.hung and not pace.is_waiting:
         return (
@@ -230,4 +234,5 @@ def _deadlines(pace: Pace) -> Iterator[float]:
     yield pace.advanced_at + limits.hung
     yield pace.alive_at + limits.silent
     if pace.told_to_leave_at is not None:
+        yield pace.told_to_leave_at + _STUCK_AFTER_S
         yield pace.told_to_leave_at + limits.obstinate

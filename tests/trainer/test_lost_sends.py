@@ -1,0 +1,87 @@
+"""A send that gloo forgets when its connection breaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from modelscaling.mesh import Mesh
+from modelscaling_trainer.errors import GroupLostError
+from modelscaling_trainer.group import Group
+from modelscaling_trainer.process_group import process_group
+from modelscaling_trainer.request import Requests
+from tests.trainer.workers import FORKSERVER
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+CPU = torch.device("cpu")
+ELEMENTS = 64 << 20
+"""More than the buffers of a connection take, and than arrives while the receiver is stopped."""
+
+
+def make_group(rank: int, port: int | None) -> Group:
+    return Group(
+        generation=1,
+        mesh=Mesh(dataReplicate=2),
+        rank=rank,
+        local_rank=0,
+        store_host="127.0.0.1",
+        store_port=port,
+    )
+
+
+def stop_while_receiving(port: int) -> None:
+    received = torch.zeros(ELEMENTS)
+    with process_group(
+        make_group(1, port), device=CPU, on_store_port=lambda _: None, requests=Requests()
+    ):
+        dist.broadcast(received, src=0, async_op=True)
+        while not received[0]:
+            pass
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def send_and_give_up(test: Connection) -> None:
+    requests = Requests()
+    try:
+        with process_group(
+            make_group(0, None), device=CPU, on_store_port=test.send, requests=requests
+        ):
+            work = dist.broadcast(torch.ones(ELEMENTS), src=0, async_op=True)
+            assert work is not None
+            assert test.recv() == "rank 1 is stopped"
+            requests.abandon("rank 1 is stopped")
+            work.wait()
+    except GroupLostError as error:
+        test.send(error.message)
+    # A process that ends as usual waits for the thread that sends.
+    os._exit(0)
+
+
+@pytest.mark.process
+@pytest.mark.timeout(60)
+def test_a_wait_for_a_send_that_gloo_forgets_can_be_left() -> None:
+    mine, theirs = FORKSERVER.Pipe()
+    sender = FORKSERVER.Process(target=send_and_give_up, args=(theirs,))
+    sender.start()
+    receiver = FORKSERVER.Process(target=stop_while_receiving, args=(mine.recv(),))
+    receiver.start()
+    try:
+        status = Path(f"/proc/{receiver.pid}/stat")
+        while " T " not in status.read_text():
+            assert sender.is_alive()
+        mine.send("rank 1 is stopped")
+
+        assert mine.poll(30), "the wait was not left"
+        assert mine.recv() == "rank 1 is stopped"
+    finally:
+        for process in (sender, receiver):
+            process.kill()
+            process.join()
