@@ -41,6 +41,7 @@ class OperatorProcess:
     kubeconfig: Path
     namespace: str
     log: Path
+    lease_duration_s: float = 3
     port: int = field(default_factory=_free_port)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +57,7 @@ class OperatorProcess:
                     f"--trainer-image={TRAINER_IMAGE}",
                     f"--metrics-port={self.port}",
                     f"--lease-namespace={self.namespace}",
-                    "--lease-duration-s=3",
+                    f"--lease-duration-s={self.lease_duration_s:g}",
                     "--poll-interval-s=0.5",
                 ],
                 stderr=log,
