@@ -13,7 +13,7 @@ from devcluster.up import up
 from tests.e2e.steady import begin, causes, finish, lost_steps, saved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from demo.kubectl import Cluster
@@ -245,6 +245,38 @@ def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothin
 
     assert before == after
     assert status["group"]["generation"] == 1
+
+
+def _is_newcomer_there(run: LiveRun) -> bool:
+    return f"{run.name}-2" in run.pods()
+
+
+@pytest.mark.parametrize(
+    ("moment", "victim"),
+    [
+        pytest.param(lambda run, _: _is_newcomer_there(run), 2, id="a newcomer that warms up"),
+        pytest.param(
+            lambda _, status: status["group"]["generation"] == 2, 0, id="the leader in the switch"
+        ),
+        pytest.param(lambda _, status: len(causes(status)) == 1, 1, id="a member after it"),
+    ],
+)
+def test_a_pod_may_be_killed_at_any_point_of_a_change(
+    cluster: Cluster,
+    run_namespace: str,
+    undisturbed: list[dict[str, Any]],
+    moment: Callable[[LiveRun, dict[str, Any]], bool],
+    victim: int,
+) -> None:
+    run = begin(cluster, run_namespace, f"switching-{victim}")
+
+    run.kubectl("scale", f"msc/{run.name}", "--replicas=3")
+    run.wait_for(lambda status: moment(run, status))
+    run.kubectl("delete", "pod", f"{run.name}-{victim}", "--grace-period=0", "--force")
+    status = finish(run, undisturbed)
+
+    assert lost_steps(status) == 0
+    assert status["rescales"][-1]["to"] == "dp3"
 
 
 def test_the_api_server_and_etcd_may_restart_in_the_middle_of_a_change(
