@@ -23,6 +23,7 @@ from modelscaling_trainer.agent.agent import Agent
 from modelscaling_trainer.agent.fencing import Identity, Verdict
 from modelscaling_trainer.agent.settings import AgentSettings
 from modelscaling_trainer.checkpoint.fence import newest_claim
+from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.local_report import LocalReport
 from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
 
@@ -139,7 +140,10 @@ def _saved_tokens(output: Path) -> int:
     """Return how many tokens the newest checkpoint in a directory has seen; 0 without one."""
     from modelscaling_trainer.checkpoint.catalog import find_newest  # noqa: PLC0415 - brings torch
 
-    newest = find_newest(output) if output.is_dir() else None
+    try:
+        newest = find_newest(output)
+    except (ConfigurationError, OSError):
+        return 0  # the workers, who read it too, say what is wrong
     return newest.counters.tokens if newest else 0
 
 
