@@ -66,6 +66,8 @@ class OptimizerConfiguration(Message):
     """0 where the gradient is not clipped."""
     freeze: tuple[str, ...] = ()
     """Patterns of names of weights that stay as they are."""
+    rewarmup_steps: int = 0
+    """Steps after a growth in which the rate rises again from 0."""
 
 
 class EarlyStoppingConfiguration(Message):

@@ -6,6 +6,7 @@ or exact arithmetic.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from modelscaling.api.model import GrowthPolicy
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.parallelism import ParallelismStrategy
 from modelscaling.api.training import ScheduleShape
-from modelscaling.api.validation import InvalidSpecError, Problem
+from modelscaling.api.validation import InvalidSpecError, Problem, parse_model
 from modelscaling.byte_size import parse_byte_size
 from modelscaling.configuration import (
     CheckpointConfiguration,
@@ -28,6 +29,8 @@ from modelscaling.configuration import (
 )
 from modelscaling.freezing import freezing_problems
 from modelscaling.growth.mode import GrowthMode
+from modelscaling.growth.plan import UnreachableShapeError, plan_growth
+from modelscaling.growth.stages import Stage
 from modelscaling.layout import weights
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload, check_mesh, choose_mesh
@@ -39,6 +42,9 @@ from modelscaling.shape import ModelShape
 from modelscaling.size import shape_of_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from modelscaling.api.growth_stage import GrowthStageSpec
     from modelscaling.api.init_from import InitFromSpec
     from modelscaling.api.model import ModelSpec
     from modelscaling.api.modelscaling import ModelScalingSpec
@@ -136,7 +142,7 @@ def resolve_configuration(
     """
     byte = spec.data.tokenizer is BuiltInTokenizer.BYTE
     if shape is None:
-        shape = resolve_shape(spec.model, default_vocabulary=BYTE_VOCABULARY if byte else None)
+        shape = resolve_shape(spec.model, default_vocabulary=_default_vocabulary(spec))
     if byte and shape.vocabulary_size < BYTE_VOCABULARY:
         raise InvalidSpecError(
             [
@@ -176,7 +182,7 @@ def resolve_configuration(
                 min_delta=float(training.early_stopping.min_delta),
             ),
         ),
-        optimizer=_optimizer(training, total_steps),
+        optimizer=_optimizer(spec, total_steps),
         checkpoint=spec.checkpoint
         and CheckpointConfiguration(
             every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep
@@ -211,8 +217,8 @@ def _tokens(training: TrainingSpec) -> int:
         ) from None
 
 
-def _optimizer(training: TrainingSpec, total_steps: int) -> OptimizerConfiguration:
-    schedule = training.schedule
+def _optimizer(spec: ModelScalingSpec, total_steps: int) -> OptimizerConfiguration:
+    training, schedule = spec.training, spec.training.schedule
     rate = float(training.learning_rate)
     warmup_steps = min(schedule.warmup_steps, total_steps)
     decay_steps = (
@@ -232,7 +238,91 @@ def _optimizer(training: TrainingSpec, total_steps: int) -> OptimizerConfigurati
         epsilon=float(training.epsilon),
         gradient_clip_norm=float(training.gradient_clip_norm),
         freeze=training.freeze,
+        rewarmup_steps=spec.model.growth.rewarmup_steps,
     )
+
+
+def resolve_stages(spec: ModelScalingSpec) -> tuple[Stage, ...]:
+    """Return the shapes that a run has one after the other: the declared one, and that of each
+    entry of growth.schedule.
+
+    Raises:
+        InvalidSpecError: an entry's tokens are out of order, or its shape cannot be had, or does
+            not grow from the one before.
+    """
+    vocabulary = _default_vocabulary(spec)
+    model = spec.model
+    stages = [Stage(tokens=0, shape=resolve_shape(model, default_vocabulary=vocabulary))]
+    for number, entry in enumerate(spec.model.growth.schedule):
+        path = f"spec.model.growth.schedule[{number}]"
+        with _reported_at(path):
+            model = _changed(model, entry)
+            shape = resolve_shape(model, default_vocabulary=vocabulary)
+        tokens = _stage_tokens(entry, path, after=stages[-1].tokens, training=spec.training)
+        _check_growth(stages[-1].shape, shape, spec, path)
+        stages.append(Stage(tokens=tokens, shape=shape))
+    return tuple(stages)
+
+
+def _default_vocabulary(spec: ModelScalingSpec) -> int | None:
+    return BYTE_VOCABULARY if spec.data.tokenizer is BuiltInTokenizer.BYTE else None
+
+
+def _changed(model: ModelSpec, entry: GrowthStageSpec) -> ModelSpec:
+    """Return a model as an entry of the schedule changes it, as `kubectl patch` would."""
+    before = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"growth"})
+    changes = entry.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"tokens"})
+    return parse_model(before | changes)
+
+
+@contextmanager
+def _reported_at(path: str) -> Iterator[None]:
+    """Let what is wrong with spec.model be wrong with the entry at a path."""
+    try:
+        yield
+    except InvalidSpecError as error:
+        raise InvalidSpecError(
+            [
+                replace(problem, field=problem.field.replace("spec.model", path, 1))
+                for problem in error.problems
+            ]
+        ) from None
+
+
+def _stage_tokens(entry: GrowthStageSpec, path: str, *, after: int, training: TrainingSpec) -> int:
+    field, end = f"{path}.tokens", _tokens(training)
+    try:
+        tokens = parse_quantity(entry.tokens)
+    except ValueError as error:
+        raise InvalidSpecError([Problem(field=field, message=str(error))]) from None
+    if after < tokens < end:
+        return tokens
+    message = (
+        f"{entry.tokens} is not below training.tokens={training.tokens}, so that the run would end "
+        f"before; lower it, or raise training.tokens"
+        if tokens >= end
+        else f"{entry.tokens} is not above {after}, at which the model is the one before; put the "
+        f"entries into the order of their tokens, each above the last"
+    )
+    raise InvalidSpecError([Problem(field=field, message=message)])
+
+
+def _check_growth(before: ModelShape, shape: ModelShape, spec: ModelScalingSpec, path: str) -> None:
+    """Refuse an entry whose shape does not grow from the one before."""
+    mode = _GROWTH_MODES[spec.model.growth.mode]
+    assert mode is not None, "CEL has made sure that a schedule does not stand beside Forbid"
+    try:
+        plan = plan_growth(before, shape, mode)
+    except UnreachableShapeError as error:
+        raise InvalidSpecError(
+            [
+                Problem(field=f"{path}.{obstacle.field}", message=obstacle.message)
+                for obstacle in error.obstacles
+            ]
+        ) from None
+    if not plan.steps:
+        message = "changes nothing; give what of the model grows then, such as layers, or remove it"
+        raise InvalidSpecError([Problem(field=path, message=message)])
 
 
 def resolve_plan(
@@ -294,3 +384,26 @@ def _workload(spec: ModelScalingSpec, shape: ModelShape | None) -> Workload:
         device_memory=device_memory,
         device_memory_field=field,
     )
+
+
+def resolve_later_plans(
+    spec: ModelScalingSpec, stages: tuple[Stage, ...], *, after: int = 0
+) -> tuple[Plan, ...]:
+    """Return the mesh of each shape that the run grows to after a stage.
+
+    Raises:
+        InvalidSpecError: there is none for one of them.
+    """
+    plans = []
+    for number, stage in enumerate(stages[after + 1 :], start=after):
+        try:
+            plans.append(resolve_plan(spec, shape=stage.shape))
+        except InvalidSpecError as error:
+            path = f"spec.model.growth.schedule[{number}]"
+            raise InvalidSpecError(
+                [
+                    Problem(field=path, message=f"the model that grows then: {problem}")
+                    for problem in error.problems
+                ]
+            ) from None
+    return tuple(plans)

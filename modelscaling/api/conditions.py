@@ -69,7 +69,7 @@ class Reason(_Documented):
     )
     GROWTH_WAITS = (
         "GrowthWaits",
-        "spec.model was changed while another change is under way; the model grows after it.",
+        "The model is to grow while another change is under way, and grows after it.",
     )
     INVALID_TEMPLATE = (
         "InvalidTemplate",

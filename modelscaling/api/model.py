@@ -8,6 +8,15 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from modelscaling.api.base import ApiModel, Count, Decimal, Quantity, Rule, quantity_rule
+from modelscaling.api.dimension import (
+    FeedForwardSize,
+    Heads,
+    HeadSize,
+    HiddenSize,
+    Layers,
+    VocabularySize,
+)
+from modelscaling.api.growth_stage import GrowthStageSpec
 from modelscaling.api.init_from import InitFromSpec
 from modelscaling.preset import PRESETS
 
@@ -46,6 +55,28 @@ class GrowthSpec(ApiModel):
     cannot be reached so is refused; Stack, where layers are stacked as they are and headSize and
     ropeTheta may change too, so that the loss jumps; or Forbid, where the shape stays."""
 
+    schedule: Annotated[
+        tuple[GrowthStageSpec, ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Schedule is at how many tokens the run grows by itself, and to what; spec.model is the shape
+    that it begins with."""
+
+    rewarmup_steps: Annotated[Count, Field(ge=0, le=1_000_000)] = 0
+    """RewarmupSteps is the number of steps after a growth, whether scheduled or by hand, in which
+    the learning rate rises again from 0, linearly, to where training.schedule has it."""
+
+    rules = (
+        Rule(
+            expression="self.mode != 'Forbid' || !has(self.schedule) || self.schedule.size() == 0",
+            message=(
+                "schedule grows the model and mode={mode} keeps its shape; set mode to Preserve, "
+                "or remove schedule"
+            ),
+            field="schedule",
+        ),
+    )
+
 
 class ModelSpec(ApiModel):
     """Model is the shape of the decoder that is trained: a preset, or a number of parameters, or
@@ -64,29 +95,29 @@ class ModelSpec(ApiModel):
     up to 4096, and hiddenSize / layers is 128 above; feedForwardSize is 8/3 of hiddenSize; heads
     are 128 wide from a hiddenSize of 2048 on, 64 from 256 on, else 32 or 16."""
 
-    layers: Annotated[Count, Field(ge=1, le=1024)] | None = None
+    layers: Layers | None = None
     """Layers is the number of transformer blocks. Parameters, compute and memory grow with it in
     proportion."""
 
-    hidden_size: Annotated[Count, Field(ge=2, le=131072)] | None = None
+    hidden_size: HiddenSize | None = None
     """HiddenSize is the width of the residual stream, in elements. Parameters grow with its
     square."""
 
-    heads: Annotated[Count, Field(ge=1, le=1024)] | None = None
+    heads: Heads | None = None
     """Heads is the number of query heads in a layer."""
 
-    kv_heads: Annotated[Count, Field(ge=1, le=1024)] | None = None
+    kv_heads: Heads | None = None
     """KvHeads is the number of key and value heads in a layer (grouped-query attention); it
     divides heads. Defaults to heads."""
 
-    head_size: Annotated[Count, Field(ge=2, le=1024)] | None = None
+    head_size: HeadSize | None = None
     """HeadSize is the width of one head, in elements; it is even. Defaults to hiddenSize /
     heads."""
 
-    feed_forward_size: Annotated[Count, Field(ge=1, le=524288)] | None = None
+    feed_forward_size: FeedForwardSize | None = None
     """FeedForwardSize is the width of the SwiGLU feed-forward part, in elements."""
 
-    vocabulary_size: Annotated[Count, Field(ge=2, le=1048576)] | None = None
+    vocabulary_size: VocabularySize | None = None
     """VocabularySize is the number of token ids that the model knows; every id that the tokenizer
     yields is below it. Defaults to 256 for the Byte tokenizer."""
 

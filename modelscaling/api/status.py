@@ -113,6 +113,13 @@ class ModelStatus(StatusModel):
     size: Annotated[str, Field(max_length=16)]
     """Size is the number of parameters in short, such as 25.4M."""
 
+    next_size: Annotated[str, Field(max_length=16)] | None = None
+    """NextSize is the size that the model grows to next by spec.model.growth.schedule; absent where
+    nothing is ahead."""
+
+    next_size_tokens: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    """NextSizeTokens is how many tokens the run has trained on when it does."""
+
 
 class RejectedMesh(StatusModel):
     """One mesh that was not taken."""

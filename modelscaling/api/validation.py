@@ -64,7 +64,9 @@ def _parse(kind: type[_T], content: Mapping[str, Any], path: str) -> _T:
 
 def _problem(detail: Any, path: str) -> Problem:  # noqa: ANN401 - TypedDict differs by release
     """Return one of pydantic's errors in our words."""
-    field = ".".join([path, *(str(part) for part in detail["loc"])])
+    field = path + "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
+    )
     match detail["type"]:
         case "missing":
             return Problem(field=field, message="is required; set it")

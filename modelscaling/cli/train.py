@@ -18,13 +18,20 @@ from modelscaling.cli.resource import model_scalings, parse_resource, read_docum
 from modelscaling.cli.setting import with_settings
 from modelscaling.cli.trainer import become_trainer, require_trainer
 from modelscaling.configuration import CheckpointConfiguration
-from modelscaling.local_run import TRAINER_MODULE, LocalRun
-from modelscaling.resolve import resolve_configuration, resolve_plan
+from modelscaling.local_run import TRAINER_MODULE, LaterModel, LocalRun
+from modelscaling.resolve import (
+    resolve_configuration,
+    resolve_later_plans,
+    resolve_plan,
+    resolve_stages,
+)
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from modelscaling.api.init_from import RunSource
+    from modelscaling.configuration import RunConfiguration
+    from modelscaling.shape import ModelShape
 
 _EXAMPLE = """\
 example:
@@ -91,20 +98,29 @@ def resolve(options: argparse.Namespace) -> LocalRun:
     document = model_scalings(options.file, read_documents(options.file))[0]
     try:
         resource = parse_resource(_with_options(document, options))
-        configuration = resolve_configuration(resource.spec)
-        plan = resolve_plan(resource.spec)
+        spec = resource.spec
+        stages = resolve_stages(spec)
+        plans = (resolve_plan(spec), *resolve_later_plans(spec, stages))
     except InvalidSpecError as error:
         raise invalid(options.file, error.problems) from None
-    init_from = resource.spec.model.init_from
+    init_from = spec.model.init_from
     if init_from is not None and init_from.model_scaling is not None:
         raise invalid(options.file, [_of_a_cluster(init_from.model_scaling)])
-    checkpoint = configuration.checkpoint or _default_checkpoint()
+
+    def configuration(shape: ModelShape) -> RunConfiguration:
+        resolved = resolve_configuration(spec, shape=shape)
+        checkpoint = resolved.checkpoint or _default_checkpoint()
+        return resolved.model_copy(update={"checkpoint": checkpoint if options.output else None})
+
+    first, *later = (
+        LaterModel(tokens=stage.tokens, configuration=configuration(stage.shape), mesh=plan.mesh)
+        for stage, plan in zip(stages, plans, strict=True)
+    )
     return LocalRun(
         name=resource.name,
-        configuration=configuration.model_copy(
-            update={"checkpoint": checkpoint if options.output else None}
-        ),
-        mesh=plan.mesh,
+        configuration=first.configuration,
+        mesh=first.mesh,
+        later=tuple(later),
         output=options.output and options.output.absolute(),
         stop_at_step=options.steps,
         is_json=options.json,

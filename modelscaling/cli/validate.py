@@ -12,7 +12,12 @@ from modelscaling.api.validation import InvalidSpecError
 from modelscaling.byte_size import format_byte_size
 from modelscaling.cli.resource import model_scalings, name_of, parse_resource, read_documents
 from modelscaling.quantity import format_quantity
-from modelscaling.resolve import resolve_configuration, resolve_plan
+from modelscaling.resolve import (
+    resolve_configuration,
+    resolve_later_plans,
+    resolve_plan,
+    resolve_stages,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +45,16 @@ class PlanReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageReport:
+    """What is said of a model that the run grows to."""
+
+    tokens: int
+    """How many the run has trained on then."""
+    parameters: int
+    mesh: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What is said of one ModelScaling."""
 
@@ -49,6 +64,8 @@ class Report:
     total_steps: int | None = None
     mesh: str | None = None
     plan: PlanReport | None = None
+    later: tuple[StageReport, ...] = ()
+    """What it grows to by `growth.schedule`."""
     advice: tuple[dict[str, str], ...] = ()
     """What published results say about the numbers, as in `status.advice`."""
 
@@ -92,6 +109,8 @@ def judge(document: Mapping[str, Any]) -> Report:
         spec = parse_resource(document).spec
         configuration = resolve_configuration(spec)
         plan = resolve_plan(spec)
+        stages = resolve_stages(spec)
+        later = zip(stages[1:], resolve_later_plans(spec, stages), strict=True)
     except InvalidSpecError as error:
         return Report(name=name, problems=tuple(error.problems))
     return Report(
@@ -105,6 +124,12 @@ def judge(document: Mapping[str, Any]) -> Report:
             rejected=tuple(
                 {"mesh": str(other.mesh), "reason": other.reason} for other in plan.rejected
             ),
+        ),
+        later=tuple(
+            StageReport(
+                tokens=stage.tokens, parameters=stage.shape.parameters(), mesh=str(later_plan.mesh)
+            )
+            for stage, later_plan in later
         ),
         advice=(advise_balance(configuration).model_dump(),),
     )
@@ -128,5 +153,10 @@ def _print(report: Report, file: str) -> None:
         f"{report.name}: valid; {format_quantity(report.parameters)} parameters, "
         f"{report.total_steps} steps, mesh {report.mesh}{need}"
     )
+    for stage in report.later:
+        print(
+            f"{report.name}: from {format_quantity(stage.tokens)} tokens on "
+            f"{format_quantity(stage.parameters)} parameters, mesh {stage.mesh}"
+        )
     for advice in report.advice:
         print(f"{report.name}: {advice['reason']}: {advice['message']} ({advice['source']})")

@@ -38,6 +38,11 @@ class Lineage:
 
     ancestors: tuple[Ancestor, ...] = ()
 
+    @property
+    def grown_at(self) -> int | None:
+        """The optimizer steps that were done when the model last grew; None where it never did."""
+        return self.ancestors[-1].step if self.ancestors else None
+
     def grown(self, shape: ModelShape, *, step: int, mode: GrowthMode) -> Lineage:
         """Return that of the model which one of `shape`, with this lineage, grows to."""
         return Lineage((*self.ancestors, Ancestor(shape=shape, step=step, mode=mode)))

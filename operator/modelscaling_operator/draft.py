@@ -121,7 +121,7 @@ class Draft:
 
 
 def _sizes(wish: Wish) -> dict[str, object]:
-    shape = wish.configuration.model
+    shape, later = wish.configuration.model, wish.next_stage
     parameters = shape.parameters()
     return {
         "model": ModelStatus(
@@ -134,6 +134,8 @@ def _sizes(wish: Wish) -> dict[str, object]:
                 f"{shape.context_length}"
             ),
             size=format_quantity(parameters),
+            next_size=format_quantity(later.shape.parameters()) if later else None,
+            next_size_tokens=later.tokens if later else None,
         ),
         "plan": _plan_status(wish.plan),
     }

@@ -1,5 +1,6 @@
-"""What a change of `spec.model` does to a run that has trained: it grows, or keeps the model that
-it has, with the reason in the condition Accepted.
+"""What another model than that of the group does to a run that has trained, be `spec.model` changed
+or an entry of its growth.schedule reached: it grows, or keeps the model that it has, with the
+reason in the condition Accepted.
 
 What the group was told to train is in the status, so that it is known whatever the spec says now.
 """
@@ -13,6 +14,7 @@ from modelscaling.api.validation import InvalidSpecError
 from modelscaling.configuration import Message
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.plan import UnreachableShapeError
+from modelscaling.growth.stages import NOTHING_TRAINED, Trained
 from modelscaling.growth.trained_model import plan_change
 from modelscaling.shape import ModelShape
 from modelscaling_operator.wish import Rejection, Wish
@@ -32,6 +34,17 @@ class _Told(Message):
 def describe_model(configuration: RunConfiguration) -> str:
     """Return the model of a run as a group's status carries it."""
     return _Told(model=configuration.model, growth=configuration.growth).model_dump_json()
+
+
+def trained_so_far(status: ModelScalingStatus) -> Trained:
+    """Return what decides at which stage of growth.schedule a run is: all of it is in the status,
+    so that a look that was missed, or another operator, comes to the same.
+    """
+    group, progress = status.group, status.progress
+    if progress is None or not _has_steps(status):
+        return NOTHING_TRAINED
+    told = _Told.model_validate_json(group.model).model if group and group.model else None
+    return Trained(tokens=progress.tokens, model=told)
 
 
 def keep_or_grow(wish: Wish | Rejection, status: ModelScalingStatus) -> Wish | Rejection:
@@ -63,8 +76,8 @@ def _refusal(told: _Told, declared: RunConfiguration, group: GroupStatus) -> Rej
         return Rejection(
             reason=Reason.GROWTH_WAITS,
             message=(
-                f"spec.model was changed while the group changes from {group.stopped_mesh} to "
-                f"{group.mesh}; the model grows once that group trains."
+                f"The model is to grow while the group changes from {group.stopped_mesh} to "
+                f"{group.mesh}; it grows once that group trains."
             ),
         )
     try:

@@ -20,7 +20,7 @@ from modelscaling_operator.act import Actor
 from modelscaling_operator.action import Stop
 from modelscaling_operator.announcement import announcements, event_manifest
 from modelscaling_operator.decision import decide
-from modelscaling_operator.growing import keep_or_grow
+from modelscaling_operator.growing import keep_or_grow, trained_so_far
 from modelscaling_operator.interview import Interview
 from modelscaling_operator.kube import (
     EVENTS,
@@ -175,7 +175,7 @@ class RunLoop:
             return None
         assert self._status is not None
         before = self._status
-        wish = keep_or_grow(self._resolve(body), before)
+        wish = keep_or_grow(self._resolve(body, before), before)
         seen = await self._observe(body, wish, before)
         now = self._around.now()
         decision = decide(wish, seen, now, self._around.policy)
@@ -205,11 +205,13 @@ class RunLoop:
         self._version = int(newest["metadata"]["resourceVersion"])
         return True
 
-    def _resolve(self, body: Mapping[str, Any]) -> Wish | Rejection:
-        generation = body["metadata"]["generation"]
+    def _resolve(self, body: Mapping[str, Any], status: ModelScalingStatus) -> Wish | Rejection:
+        generation, trained = body["metadata"]["generation"], trained_so_far(status)
         if self._wish is None or self._wish[0] != generation:
-            self._wish = (generation, resolve_wish(self._run, body.get("spec") or {}))
             self._refusal = None
+        elif isinstance(self._wish[1], Wish) and self._wish[1].is_current(trained):
+            return self._wish[1]
+        self._wish = (generation, resolve_wish(self._run, body.get("spec") or {}, trained))
         return self._wish[1]
 
     async def _observe(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.conditions import Reason
 from modelscaling.api.validation import InvalidSpecError, parse_spec
-from modelscaling.resolve import resolve_configuration, resolve_plan
+from modelscaling.growth.stages import NOTHING_TRAINED, stage_number
+from modelscaling.resolve import (
+    resolve_configuration,
+    resolve_later_plans,
+    resolve_plan,
+    resolve_stages,
+)
 from modelscaling_operator.merge import TemplateError
 from modelscaling_operator.pod import pod_manifest, pod_revision
 
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.configuration import RunConfiguration
     from modelscaling.growth.mode import GrowthMode
+    from modelscaling.growth.stages import Stage, Trained
     from modelscaling.plan import Plan
     from modelscaling.shape import ModelShape
     from modelscaling_operator.identity import RunIdentity
@@ -34,9 +41,22 @@ class Wish:
     plan: Plan
     revision: str
     """Digest of what the spec says about pods."""
+    stages: tuple[Stage, ...]
+    """The shapes that the model has one after the other."""
+    stage: int
+    """Which of them it should have now."""
     refusal: Rejection | None = None
     """Why the declared model is not had, and the configuration has another one."""
     _smaller_plans: dict[int, Plan | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def next_stage(self) -> Stage | None:
+        """What the model grows to next by itself."""
+        return next(iter(self.stages[self.stage + 1 :]), None)
+
+    def is_current(self, trained: Trained) -> bool:
+        """Whether it is still what the spec asks for, of a run that has trained so much."""
+        return stage_number(self.stages, trained) == self.stage
 
     def plan_for(self, replicas: int) -> Plan | None:
         """Return the plan for as many pods as there are; None if no mesh is legal for them."""
@@ -86,8 +106,12 @@ def _plan_or_none(spec: ModelScalingSpec, replicas: int, shape: ModelShape) -> P
         return None
 
 
-def resolve_wish(run: RunIdentity, spec: Mapping[str, Any]) -> Wish | Rejection:
-    """Return what a spec asks for; a `Rejection` names the field, the value and the fix."""
+def resolve_wish(
+    run: RunIdentity, spec: Mapping[str, Any], trained: Trained = NOTHING_TRAINED
+) -> Wish | Rejection:
+    """Return what a spec asks for, of a run that has trained so much; a `Rejection` names the
+    field, the value and the fix.
+    """
     if not _HOST_NAME.fullmatch(run.name):
         return Rejection(
             reason=Reason.INVALID_SPEC,
@@ -98,13 +122,19 @@ def resolve_wish(run: RunIdentity, spec: Mapping[str, Any]) -> Wish | Rejection:
         )
     try:
         parsed = parse_spec(spec)
+        stages = resolve_stages(parsed)
+        stage = stage_number(stages, trained)
+        shape = stages[stage].shape
         wish = Wish(
             spec=parsed,
-            configuration=resolve_configuration(parsed),
-            plan=resolve_plan(parsed),
+            configuration=resolve_configuration(parsed, shape=shape),
+            plan=resolve_plan(parsed, shape=shape),
             revision=pod_revision(parsed),
+            stages=stages,
+            stage=stage,
         )
-        # Merged for its errors alone: every pod has the same template.
+        # For their errors alone, as is the pod: every one has the same template.
+        resolve_later_plans(parsed, stages, after=stage)
         pod_manifest(run, parsed, 0, image="image", pull_policy="IfNotPresent")
     except InvalidSpecError as error:
         return Rejection(reason=Reason.INVALID_SPEC, message=str(error))

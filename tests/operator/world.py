@@ -27,7 +27,7 @@ from modelscaling_operator.action import (
     Stop,
 )
 from modelscaling_operator.decision import Policy, decide
-from modelscaling_operator.growing import keep_or_grow
+from modelscaling_operator.growing import keep_or_grow, trained_so_far
 from modelscaling_operator.identity import RunIdentity
 from modelscaling_operator.observation import (
     Exit,
@@ -198,8 +198,12 @@ class World:
 
     @property
     def wish(self) -> Wish | Rejection:
-        if self._resolved is None or self._resolved[0] != self.generation:
-            self._resolved = (self.generation, resolve_wish(RUN, self.spec))
+        trained = trained_so_far(self.status)
+        if self._resolved is not None and self._resolved[0] == self.generation:
+            known = self._resolved[1]
+            if isinstance(known, Wish) and known.is_current(trained):
+                return known
+        self._resolved = (self.generation, resolve_wish(RUN, self.spec, trained))
         return self._resolved[1]
 
     # What happens to it

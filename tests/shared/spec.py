@@ -206,6 +206,13 @@ BROKEN_RULES = [
         id="early stopping without held-out data",
     ),
     pytest.param(
+        {"model__growth": {"mode": "Forbid", "schedule": [{"tokens": "32k", "layers": 4}]}},
+        "spec.model.growth.schedule",
+        "schedule grows the model and mode=Forbid keeps its shape; set mode to Preserve, or remove "
+        "schedule",
+        id="a schedule of what is forbidden",
+    ),
+    pytest.param(
         {"model__initFrom": {}},
         "spec.model.initFrom",
         "initFrom takes exactly one of huggingFace, checkpoint and modelScaling; give one",

@@ -85,10 +85,25 @@ def test_validate_speaks_json(invalid: str, capsys: pytest.CaptureFixture[str]) 
             },
             "rejected": [],
         },
+        "later": [],
     }
     assert (second["name"], second["valid"], second["mesh"]) == ("odd", False, None)
     assert second["plan"] is None
     assert second["problems"][0]["field"] == "spec.training.globalBatchSize"
+
+
+def test_validate_says_what_a_run_grows_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "growing.yaml"
+    schedule = [{"tokens": "16k", "layers": 3}, {"tokens": "32k", "feedForwardSize": 256}]
+    spec = make_spec(replicas=2, model__growth__schedule=schedule)
+    file.write_text(yaml.safe_dump(make_document(spec=spec)))
+
+    assert main(["validate", "-f", str(file)]) == 0
+    _, first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == "tiny: from 16k tokens on 140k parameters, mesh dp2"
+    assert second == "tiny: from 32k tokens on 213k parameters, mesh dp2"
 
 
 def test_validate_says_of_a_paused_run_only_what_is_known(

@@ -52,6 +52,27 @@ def test_the_limits_of_pods_do_not_hold_on_this_machine(tmp_path: Path) -> None:
     assert resolve("-f", str(path)).mesh.size == 1
 
 
+def test_a_run_knows_what_it_grows_to(tmp_path: Path) -> None:
+    schedule = [{"tokens": "16k", "layers": 3}, {"tokens": "32k", "layers": 4}]
+    path = tmp_path / "growing.yaml"
+    path.write_text(yaml.safe_dump(make_document(spec=make_spec(model__growth__schedule=schedule))))
+
+    run = resolve("-f", str(path), "--processes", "2", "--output", str(tmp_path))
+
+    assert [
+        run.after(tokens).configuration.model.layers for tokens in (15_999, 16_000, 40_000)
+    ] == [
+        2,
+        3,
+        4,
+    ]
+    assert run.after(16_000).later == run.later[1:]
+    assert run.after(40_000).later == ()
+    for later in run.later:
+        assert later.mesh.size == 2
+        assert later.configuration.checkpoint == run.configuration.checkpoint is not None
+
+
 def test_a_run_of_a_cluster_is_none_to_begin_with_on_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "after.yaml"
     spec = make_spec(

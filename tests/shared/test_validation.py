@@ -32,6 +32,11 @@ def test_a_rule_that_is_broken_names_field_value_and_fix(
         ({"data__tokenizer": 5}, "spec.data.tokenizer", "5 is not valid: expected Byte, or {file:"),
         ({"data__tokenizer": {"path": "x"}}, "spec.data.tokenizer", "expected Byte, or {file:"),
         ({"modle": {}}, "spec.modle", "is not a field of the API"),
+        (
+            {"model__growth": {"schedule": [{"tokens": 1, "contextLength": 128}]}},
+            "spec.model.growth.schedule[0].contextLength",
+            "is not a field of the API",
+        ),
         ({"checkpoint": {"volume": {}}}, "spec.checkpoint.volume", "at least 1 item"),
     ],
 )

@@ -215,6 +215,47 @@ def test_a_grown_run_goes_on_from_its_own_checkpoint_bit_by_bit(
     assert undisturbed.losses[-len(resumed.losses) :] == resumed.losses
 
 
+def test_the_rate_rises_on_in_the_groups_after_that_which_grew_and_from_its_checkpoint(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    long = {"training__total_steps": 1000, "checkpoint": {"every_steps": 1000, "keep": 2}}
+    small = _small(text, checkpoint=long["checkpoint"])
+    large = _large(text, optimizer__rewarmup_steps=100, **long)
+    directory = {"checkpoint_directory": tmp_path / "run"}
+
+    def grow_in(worker: Worker, configuration: RunConfiguration) -> None:
+        train_together([worker])
+        results([worker])
+        worker.reconfigure(configuration)
+        train_together([worker], generation=2)
+
+    [worker] = start_workers(1, small, **directory)
+    grow_in(worker, large)
+    worker.wait_for_step(GROWN_AT + 4)
+    worker.ask("Reform")
+    [grown] = results([worker])
+    train_together([worker], generation=3)
+    worker.wait_for_step(grown.progress[-1].step + 2)
+    worker.ask("Stop")
+    [reformed] = results([worker])
+    last = reformed.progress[-1].step + 6
+    again = start_workers(2, large, stop_at_step=last, **directory)
+    train_together(again, mesh=Mesh(tensor=2), generation=4)
+    [resumed, _] = results(again)
+    undisturbed, at_once = start_workers(2, small, stop_at_step=last)
+    grow_in(undisturbed, large)
+    grow_in(at_once, _large(text, **long))
+    expected, [unslowed] = undisturbed.result().losses, results([at_once])
+
+    assert [grown.outcome, reformed.outcome, resumed.outcome] == ["Stopped", "Stopped", "Complete"]
+    in_memory = grown.losses + reformed.losses
+    assert in_memory == expected[: len(in_memory)]
+    assert resumed.losses == pytest.approx(expected[len(in_memory) :], abs=AGREEMENT)
+    assert len(resumed.losses) == 6
+    assert unslowed.losses[0] == expected[0]
+    assert unslowed.losses[-1] < expected[-1] - 1e-3
+
+
 def test_a_model_that_would_shrink_is_refused_and_the_run_can_go_on_as_it_was(
     text: Path, start_workers: Start
 ) -> None:

@@ -112,6 +112,31 @@ def test_a_run_that_stops_early_goes_on_exactly_there(file: Path, tmp_path: Path
     assert resumed == [(step["step"], step["loss"]) for step in undisturbed.objects[7:-1]]
 
 
+def test_a_run_grows_at_the_tokens_of_its_schedule_also_where_it_is_taken_up_again(
+    file: Path, tmp_path: Path
+) -> None:
+    schedule = [{"tokens": 6 * 512, "layers": 2}, {"tokens": 60 * 512, "feedForwardSize": 192}]
+    claim, run = yaml.safe_load_all(file.read_text())
+    run["spec"]["model"]["growth"] = {"schedule": schedule}
+    run["spec"]["training"]["tokens"] = 80 * 512
+    file.write_text(yaml.safe_dump_all([claim, run]))
+    options = ["--output", str(tmp_path / "output")]
+    first = train(file, *options, "--steps", "70")
+    second = train(file, *options, "--processes", "2")
+
+    assert first.code == second.code == 0, first.errors + second.errors
+    assert [one["step"] for one in first.objects[:-1]] == [*range(1, 71)]
+    assert [one["step"] for one in second.objects[:-1]] == [*range(71, 81)]
+    assert first.errors.count("growing to ") == 2
+    assert "growing to " not in second.errors
+    assert first.objects[-1]["parameters"] == second.objects[-1]["parameters"]
+    description = json.loads((tmp_path / "output/step-00000080/checkpoint.json").read_text())
+    assert [one["shape"]["layers"] for one in description["lineage"]] == [1, 2]
+    grown_at = [one["step"] for one in description["lineage"]]
+    assert grown_at[0] >= 6
+    assert grown_at[1] >= 60
+
+
 def test_a_run_that_learns_by_heart_warns_and_stops_early_at_its_best_checkpoint(
     file: Path, tmp_path: Path
 ) -> None:

@@ -75,3 +75,24 @@ def test_the_rate_rises_then_never_rises_again(
     assert all(0 < rate <= 1.0 for rate in rates)
     assert rates[:warmup] == sorted(rates[:warmup])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+@pytest.mark.parametrize("settings", [COSINE, STABLE], ids=["cosine", "stable"])
+def test_after_a_growth_the_rate_rises_to_where_it_would_be(
+    settings: OptimizerConfiguration,
+) -> None:
+    settings = settings.model_copy(update={"rewarmup_steps": 4})
+    parts = [
+        learning_rate(settings, step=step, total_steps=12, grown_at=5)
+        / learning_rate(settings, step=step, total_steps=12)
+        for step in range(12)
+    ]
+
+    assert parts[5:] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1])
+
+
+def test_without_a_rewarmup_growth_changes_no_rate() -> None:
+    for step in range(5, 12):
+        assert learning_rate(COSINE, step=step, total_steps=12, grown_at=5) == learning_rate(
+            COSINE, step=step, total_steps=12
+        )

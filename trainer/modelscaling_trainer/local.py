@@ -23,11 +23,13 @@ from modelscaling_trainer.agent.agent import Agent
 from modelscaling_trainer.agent.fencing import Identity, Verdict
 from modelscaling_trainer.agent.settings import AgentSettings
 from modelscaling_trainer.checkpoint.fence import newest_claim
+from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.local_report import LocalReport
 from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
 
 if TYPE_CHECKING:
-    from modelscaling.protocol import StoreAddress
+    from modelscaling.protocol import Progress, StoreAddress
+    from modelscaling_trainer.figures import ProcessFigures
 
 _LOOPBACK_ADDRESS = "127.0.0.1"
 _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -42,6 +44,8 @@ def main() -> int:
     os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
     configure_logging()
     run = LocalRun.model_validate_json(sys.stdin.buffer.read())
+    if run.later and run.output:
+        run = run.after(_saved_tokens(run.output))
     try:
         return asyncio.run(LocalTraining(run).train())
     except BaseExceptionGroup as errors:
@@ -71,7 +75,7 @@ class LocalTraining:
                 termination_grace_s=_STOP_TIMEOUT_S,
                 most_breaks=_MOST_BREAKS,
             ),
-            observer=self._report,
+            observer=self,
             look_up_store=_never,
             environment={_GLOO_INTERFACE: _loopback_interface(), **os.environ},
         )
@@ -81,8 +85,7 @@ class LocalTraining:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt, number)
-        judgement = self._agent.assign(_assignment(self._run))
-        assert judgement.verdict is Verdict.OBEYED, judgement.message
+        self._form(1 + (newest_claim(self._run.output) if self._run.output else 0))
         exit_code = await self._agent.run()
         if self._interrupted_by and exit_code is not ExitCode.DONE:
             self._report.interrupted()
@@ -92,6 +95,36 @@ class LocalTraining:
             return 1
         self._report.done()
         return 0
+
+    def on_progress(self, progress: Progress) -> None:
+        """Show a step, and have the model grow where that is due."""
+        self._report.on_progress(progress)
+        is_last = progress.step >= self._run.last_step or progress.is_stopped_early
+        grown, facts = self._run.after(progress.tokens), self._agent.facts
+        if grown is self._run or is_last or self._interrupted_by or facts.is_failed:
+            return
+        self._run = grown
+        self._report.growing(grown)
+        self._form(facts.generation + 1)
+
+    def on_figures(self, rank: int, figures: ProcessFigures) -> None:
+        """Show nothing of one process' own numbers."""
+
+    def _form(self, generation: int) -> None:
+        """Have the only group of a local run, this machine, train what the run is now; the number
+        is one that no group has had that saved where it does.
+        """
+        member = Member(index=0, address=_LOOPBACK_ADDRESS, processes=self._run.mesh.size)
+        judgement = self._agent.assign(
+            GroupAssignment(
+                run_uid=self._run.name,
+                generation=generation,
+                members=(member,),
+                mesh=self._run.mesh,
+                configuration=self._run.configuration,
+            )
+        )
+        assert judgement.verdict is Verdict.OBEYED, judgement.message
 
     def _interrupt(self, number: signal.Signals) -> None:
         """Save and stop; the second time stop without saving."""
@@ -103,18 +136,15 @@ class LocalTraining:
         self._agent.interrupt()
 
 
-def _assignment(run: LocalRun) -> GroupAssignment:
-    """Return the only group of a local run, this machine, with a number that no group has had that
-    saved where it does.
-    """
-    member = Member(index=0, address=_LOOPBACK_ADDRESS, processes=run.mesh.size)
-    return GroupAssignment(
-        run_uid=run.name,
-        generation=1 + (newest_claim(run.output) if run.output else 0),
-        members=(member,),
-        mesh=run.mesh,
-        configuration=run.configuration,
-    )
+def _saved_tokens(output: Path) -> int:
+    """Return how many tokens the newest checkpoint in a directory has seen; 0 without one."""
+    from modelscaling_trainer.checkpoint.catalog import find_newest  # noqa: PLC0415 - brings torch
+
+    try:
+        newest = find_newest(output)
+    except (ConfigurationError, OSError):
+        return 0  # the workers, who read it too, say what is wrong
+    return newest.counters.tokens if newest else 0
 
 
 async def _never(leader: Member, generation: int, attempt: int) -> StoreAddress:

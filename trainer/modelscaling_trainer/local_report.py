@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from modelscaling.local_run import LocalRun
     from modelscaling.protocol import Failure, Progress
-    from modelscaling_trainer.figures import ProcessFigures
 
 _LINE_EVERY_S = 5.0
 """Between two lines of progress where they are not on a terminal."""
@@ -48,11 +47,6 @@ class LocalReport:
         if not run.is_json:
             self._say(self._introduction())
 
-    @property
-    def _last_step(self) -> int:
-        total = self._run.configuration.training.total_steps
-        return min(total, self._run.stop_at_step or total)
-
     def on_progress(self, progress: Progress) -> None:
         """Show a step."""
         self._progress = progress
@@ -66,8 +60,12 @@ class LocalReport:
             self._last_line_at = self._clock()
             self._say(self._line(progress))
 
-    def on_figures(self, rank: int, figures: ProcessFigures) -> None:
-        """Show nothing of one process' own numbers."""
+    def growing(self, run: LocalRun) -> None:
+        """Say what the run trains from the next step on."""
+        self._run = run
+        self._end_line()
+        parameters = format_quantity(run.configuration.model.parameters())
+        self._say(f"growing to {parameters} parameters, mesh {run.mesh}")
 
     def interrupting(self) -> None:
         """Say what the first interrupt does."""
@@ -164,19 +162,19 @@ class LocalReport:
         }
         # The progress repeats the last validation loss until the next is measured.
         every = self._run.configuration.training.validate_every_steps
-        is_measured = every and (progress.step % every == 0 or progress.step == self._last_step)
+        is_measured = every and (progress.step % every == 0 or progress.step == self._run.last_step)
         if is_measured and progress.validation_loss is not None:
             fields["validation_loss"] = progress.validation_loss
         return fields
 
     def _line(self, progress: Progress) -> str:
-        parts = [f"step {progress.step}/{self._last_step}"]
+        parts = [f"step {progress.step}/{self._run.last_step}"]
         if progress.loss is not None:
             parts.append(f"loss {progress.loss:.4f}")
         if progress.validation_loss is not None:
             parts.append(f"validation loss {progress.validation_loss:.4f}")
         if progress.tokens_per_second:
-            tokens = (self._last_step - progress.step) * self._run.configuration.tokens_per_step
+            tokens = (self._run.last_step - progress.step) * self._run.configuration.tokens_per_step
             left = timedelta(seconds=round(tokens / progress.tokens_per_second))
             parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
             parts.append(f"{left} left")

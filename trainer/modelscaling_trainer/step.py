@@ -192,7 +192,10 @@ class Stepper:
             )
         clip(gradient, norm=agreed.gradient_norm, largest_norm=settings.gradient_clip_norm)
         rate = learning_rate(
-            settings, step=before.step, total_steps=self._configuration.training.total_steps
+            settings,
+            step=before.step,
+            total_steps=self._configuration.training.total_steps,
+            grown_at=self._state.model.lineage.grown_at,
         )
         self._state.optimizer.learning_rate = rate
         after = replace(
