@@ -71,6 +71,10 @@ class Reason(_Documented):
         "GrowthWaits",
         "spec.model was changed while another change is under way; the model grows after it.",
     )
+    GROWTH_REJECTED = (
+        "GrowthRejected",
+        "The grown model's validation loss was too high; the run trains on as it was.",
+    )
     INVALID_TEMPLATE = (
         "InvalidTemplate",
         "spec.template or spec.checkpoint.volume does not make a pod that the API server accepts.",

@@ -46,6 +46,24 @@ class GrowthSpec(ApiModel):
     cannot be reached so is refused; Stack, where layers are stacked as they are and headSize and
     ropeTheta may change too, so that the loss jumps; or Forbid, where the shape stays."""
 
+    tolerance: Decimal | None = None
+    """Tolerance is by how much the loss on the held-out samples may be higher right after the model
+    has grown than right before, in nats a token; where vocabularySize grows from V to W, ln(W/V) is
+    allowed beside it, which new tokens cost. Where it is higher by more, the run goes back to the
+    model before. Defaults to 0.05 with Preserve. With Stack, where the loss jumps by nature, it has
+    no default, and without it nothing is taken back."""
+
+    rules = (
+        Rule(
+            expression="!has(self.tolerance) || self.mode != 'Forbid'",
+            message=(
+                "tolerance={tolerance} is never looked at, as nothing grows with mode Forbid; "
+                "remove it, or set mode to Preserve or Stack"
+            ),
+            field="tolerance",
+        ),
+    )
+
 
 class ModelSpec(ApiModel):
     """Model is the shape of the decoder that is trained: a preset, or a number of parameters, or
