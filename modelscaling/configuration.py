@@ -111,6 +111,9 @@ class RunConfiguration(Message):
     model: ModelShape
     growth: GrowthMode | None = GrowthMode.PRESERVE
     """How a state of a smaller model becomes one of this; None where that is refused."""
+    growth_tolerance: float | None = None
+    """By how much the validation loss may be higher after growth than before, nats a token; None
+    where growth is never taken back for it."""
     data: DataConfiguration
     training: TrainingConfiguration
     optimizer: OptimizerConfiguration

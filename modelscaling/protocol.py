@@ -38,6 +38,7 @@ from enum import StrEnum
 from modelscaling.configuration import Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
+from modelscaling.shape import ModelShape
 from modelscaling.validation_history import Validation, ValidationHistory
 
 AGENT_PORT = 9400
@@ -288,6 +289,28 @@ class Failure(Message):
     rank: int | None = None
 
 
+class GrowthRejection(Message):
+    """Why a group took the growth of its model back, before its first step. Losses are of the same
+    held-out samples, in nats a token.
+    """
+
+    model: ModelShape
+    """What was trained before; the group's processes hold that state again."""
+    loss_before: float
+    loss_after: float | None
+    """None where it was no number."""
+    allowed_rise: float
+
+    @property
+    def message(self) -> str:
+        """Say so in a sentence, without its end."""
+        after = "no number" if self.loss_after is None else f"{self.loss_after:.4f}"
+        return (
+            f"growth took the validation loss from {self.loss_before:.4f} to {after} nats a token, "
+            f"and {self.allowed_rise:.4f} more is allowed (model.growth.tolerance)"
+        )
+
+
 class AgentStatus(Message):
     """What an agent says of itself."""
 
@@ -302,6 +325,8 @@ class AgentStatus(Message):
     """Only from the agent of rank 0."""
     failure: Failure | None = None
     """Why the last group broke, or why the agent ended."""
+    growth_rejection: GrowthRejection | None = None
+    """Why the group of this number ended, if that was it; it does not form again."""
     version: int = 0
     """Grows with everything here but progress and the seconds of late workers; never twice the
     same in an agent's life."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from modelscaling.api.growth_stage import GrowthStageSpec
     from modelscaling.api.init_from import InitFromSpec
-    from modelscaling.api.model import ModelSpec
+    from modelscaling.api.model import GrowthSpec, ModelSpec
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.api.parallelism import ParallelismSpec
     from modelscaling.api.training import TrainingSpec
@@ -60,6 +60,8 @@ _GROWTH_MODES = {
     GrowthPolicy.STACK: GrowthMode.STACK,
     GrowthPolicy.FORBID: None,
 }
+_PRESERVE_TOLERANCE = 0.05
+"""Nats a token: far above what rounding does, far below what a wrong step would."""
 _CONTEXT_LENGTH = 1024
 """Tokens, where neither a preset nor the spec says."""
 
@@ -162,6 +164,7 @@ def resolve_configuration(
     return RunConfiguration(
         model=shape,
         growth=_GROWTH_MODES[spec.model.growth.mode],
+        growth_tolerance=_growth_tolerance(spec.model.growth),
         data=DataConfiguration(
             path=spec.data.text.path,
             tokenizer=spec.data.tokenizer,
@@ -189,6 +192,13 @@ def resolve_configuration(
         ),
         init_from=spec.model.init_from and _init_from(spec.model.init_from),
     )
+
+
+def _growth_tolerance(growth: GrowthSpec) -> float | None:
+    """Return the declared one, or the mode's own: what is not to preserve anything has none."""
+    if growth.tolerance is not None:
+        return float(growth.tolerance)
+    return _PRESERVE_TOLERANCE if growth.mode is GrowthPolicy.PRESERVE else None
 
 
 def _check_freezing(training: TrainingSpec, shape: ModelShape) -> None:

@@ -71,6 +71,10 @@ class Reason(_Documented):
         "GrowthWaits",
         "The model is to grow while another change is under way, and grows after it.",
     )
+    GROWTH_REJECTED = (
+        "GrowthRejected",
+        "The grown model's validation loss was too high; the run trains on as it was.",
+    )
     INVALID_TEMPLATE = (
         "InvalidTemplate",
         "spec.template or spec.checkpoint.volume does not make a pod that the API server accepts.",

@@ -66,6 +66,13 @@ class GrowthSpec(ApiModel):
     """RewarmupSteps is the number of steps after a growth, whether scheduled or by hand, in which
     the learning rate rises again from 0, linearly, to where training.schedule has it."""
 
+    tolerance: Decimal | None = None
+    """Tolerance is by how much the loss on the held-out samples may be higher right after the model
+    has grown than right before, in nats a token; where vocabularySize grows from V to W, ln(W/V) is
+    allowed beside it, which new tokens cost. Where it is higher by more, the run goes back to the
+    model before. Defaults to 0.05 with Preserve. With Stack, where the loss jumps by nature, it has
+    no default, and without it nothing is taken back."""
+
     rules = (
         Rule(
             expression="self.mode != 'Forbid' || !has(self.schedule) || self.schedule.size() == 0",
@@ -74,6 +81,14 @@ class GrowthSpec(ApiModel):
                 "or remove schedule"
             ),
             field="schedule",
+        ),
+        Rule(
+            expression="!has(self.tolerance) || self.mode != 'Forbid'",
+            message=(
+                "tolerance={tolerance} is never looked at, as nothing grows with mode Forbid; "
+                "remove it, or set mode to Preserve or Stack"
+            ),
+            field="tolerance",
         ),
     )
 

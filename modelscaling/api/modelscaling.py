@@ -162,6 +162,17 @@ class ModelScalingSpec(ApiModel):
             field="model.initFrom.modelScaling",
         ),
         Rule(
+            expression=(
+                "!has(self.model.growth.tolerance) || double(self.data.validationFraction) > 0.0"
+            ),
+            message=(
+                "tolerance={model.growth.tolerance} is for the loss of held-out data, and "
+                "validationFraction={data.validationFraction} holds none out; remove it, or create "
+                'a new ModelScaling with validationFraction above 0, such as "0.02"'
+            ),
+            field="model.growth.tolerance",
+        ),
+        Rule(
             expression="!has(self.training.earlyStopping) || has(self.checkpoint)",
             message=(
                 "earlyStopping with patience={training.earlyStopping.patience} keeps the best "

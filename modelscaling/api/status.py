@@ -311,6 +311,27 @@ class GroupStatus(StatusModel):
     workers die is formed again by its own pods, which is another attempt."""
 
 
+class RejectedGrowthStatus(StatusModel):
+    """RejectedGrowth is a growth that was taken back. The run keeps the model before until
+    spec.model changes.
+    """
+
+    model: Annotated[str, Field(max_length=2048)]
+    """Model is what was grown to, as group.model carries it."""
+
+    kept: Annotated[str, Field(max_length=2048)]
+    """Kept is what the run went back to, in the same form."""
+
+    loss_before: _Number
+    """LossBefore is the loss on the held-out samples before the growth, in nats a token."""
+
+    loss_after: _Number | None = None
+    """LossAfter is their loss right after it; absent where it was no number."""
+
+    allowed_rise: _Number
+    """AllowedRise is by how much it might be higher, in nats a token."""
+
+
 class RestartStatus(StatusModel):
     """Restarts is how many pods and workers failed and were replaced; it decides the pause before
     the next.
@@ -379,11 +400,11 @@ class RescaleRecord(StatusModel):
 
     loss_before: _Number | None = None
     """LossBefore is the loss of the last step before the change, in nats a token; where the model
-    grew, that of the held-out samples, if there are any."""
+    grew, or went back from that, that of the held-out samples, if there are any."""
 
     loss_after: _Number | None = None
     """LossAfter is the loss of the first step after the change, in nats a token; where the model
-    grew, that of the held-out samples before the first step."""
+    grew, or went back from that, that of the held-out samples right after the growth."""
 
 
 class ModelScalingStatus(StatusModel):
@@ -446,6 +467,9 @@ class ModelScalingStatus(StatusModel):
 
     group: GroupStatus | None = None
     """Group is the newest decision who trains together."""
+
+    rejected_growth: RejectedGrowthStatus | None = None
+    """RejectedGrowth is the growth to the declared model, once it was taken back."""
 
     restarts: RestartStatus = RestartStatus()
     """Restarts is how many pods failed and were replaced."""

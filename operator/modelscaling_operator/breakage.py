@@ -142,5 +142,7 @@ def _why_idle(pod: Pod, group: GroupStatus, seen: Observation, now: datetime) ->
         return None
     if agent.generation != group.generation:
         return None
+    if agent.growth_rejection is not None:
+        return Reason.GROWTH_REJECTED
     is_overdue = now > group.decided_time + timedelta(seconds=START_LIMIT_S)
     return Reason.GROUP_BROKE if agent.failure is not None or is_overdue else None

@@ -101,6 +101,8 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
 
 def _say_accepted(draft: Draft, wish: Wish) -> Draft:
     refusal = wish.refusal
+    if refusal is None:
+        draft = draft.update(rejected_growth=None)  # another model is declared by now
     return draft.condition(
         ConditionType.ACCEPTED,
         holds=refusal is None,

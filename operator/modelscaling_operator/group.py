@@ -207,7 +207,7 @@ def _cause(  # noqa: PLR0911 - an ordered list of guards
 ) -> str:
     if before is None or not (before.trained or before.stopped_mesh):
         return Reason.STARTED
-    if before.broken in LOSSES:
+    if before.broken in {*LOSSES, Reason.GROWTH_REJECTED}:
         return before.broken
     if not before.trained:
         # What led to a group that never trained led to this one too.

@@ -7,9 +7,11 @@ What the group was told to train is in the status, so that it is known whatever 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
+from modelscaling.api.status import RejectedGrowthStatus
 from modelscaling.api.validation import InvalidSpecError
 from modelscaling.configuration import Message
 from modelscaling.growth.mode import GrowthMode
@@ -17,11 +19,16 @@ from modelscaling.growth.plan import UnreachableShapeError
 from modelscaling.growth.stages import NOTHING_TRAINED, Trained
 from modelscaling.growth.trained_model import plan_change
 from modelscaling.shape import ModelShape
+from modelscaling_operator.progress import decimal
 from modelscaling_operator.wish import Rejection, Wish
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from modelscaling.api.status import GroupStatus, ModelScalingStatus
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.protocol import GrowthRejection
+    from modelscaling_operator.observation import Observation
 
 
 class _Told(Message):
@@ -29,11 +36,34 @@ class _Told(Message):
 
     model: ModelShape
     growth: GrowthMode | None
+    tolerance: float | None = None
 
 
 def describe_model(configuration: RunConfiguration) -> str:
     """Return the model of a run as a group's status carries it."""
-    return _Told(model=configuration.model, growth=configuration.growth).model_dump_json()
+    return _describe(configuration).model_dump_json()
+
+
+def note_rejection(seen: Observation) -> Observation:
+    """Return what is seen, with what a member says of its group's growth in the status: that it was
+    taken back, and what the run goes back to. It is written with the decision that heeds it.
+    """
+    group = seen.status.group
+    rejection = next(_rejections(seen), None)
+    if group is None or rejection is None:
+        return seen
+    tried = _Told.model_validate_json(group.model)
+    noted = {
+        "group": group.model_copy(update={"broken": Reason.GROWTH_REJECTED.value}),
+        "rejected_growth": RejectedGrowthStatus(
+            model=group.model,
+            kept=tried.model_copy(update={"model": rejection.model}).model_dump_json(),
+            loss_before=f"{rejection.loss_before:.4f}",
+            loss_after=decimal(rejection.loss_after, 4),
+            allowed_rise=f"{rejection.allowed_rise:.4f}",
+        ),
+    }
+    return replace(seen, status=seen.status.model_copy(update=noted))
 
 
 def trained_so_far(status: ModelScalingStatus) -> Trained:
@@ -54,21 +84,58 @@ def keep_or_grow(wish: Wish | Rejection, status: ModelScalingStatus) -> Wish | R
     group = status.group
     if isinstance(wish, Rejection) or group is None or not group.model or not _has_steps(status):
         return wish
-    told, declared = _Told.model_validate_json(group.model), wish.configuration
+    rejected = status.rejected_growth
+    is_rejected = rejected is not None and rejected.model == group.model
+    told = _Told.model_validate_json(rejected.kept if rejected and is_rejected else group.model)
+    declared = wish.configuration
     if declared.model == told.model:
         # How it may grow is of no matter until it does; nothing is re-formed for that.
-        return wish.with_growth(told.growth)
-    refusal = _refusal(told, declared, group)
+        return wish.with_growth(told.growth, told.tolerance)
+    refusal = _rejection(rejected, declared) or _refusal(told, declared, group)
     if refusal is None:
         return wish
     try:
-        return wish.keeping(told.model, told.growth, refusal)
+        return wish.keeping(told.model, refusal).with_growth(told.growth, told.tolerance)
     except InvalidSpecError as error:
         return Rejection(reason=Reason.INVALID_SPEC, message=f"{refusal.message} {error}")
 
 
 def _has_steps(status: ModelScalingStatus) -> bool:
     return status.progress is not None and status.progress.step > 0
+
+
+def _describe(configuration: RunConfiguration) -> _Told:
+    return _Told(
+        model=configuration.model,
+        growth=configuration.growth,
+        tolerance=configuration.growth_tolerance,
+    )
+
+
+def _rejections(seen: Observation) -> Iterator[GrowthRejection]:
+    """Yield what members of the present group say of its growth."""
+    group = seen.status.group
+    for pod in seen.members:
+        agent = seen.agent(pod) if pod else None
+        if agent and agent.growth_rejection and group and agent.generation == group.generation:
+            yield agent.growth_rejection
+
+
+def _rejection(
+    rejected: RejectedGrowthStatus | None, declared: RunConfiguration
+) -> Rejection | None:
+    """Return why the declared model is not tried again, if it was tried as it is declared."""
+    if rejected is None or _Told.model_validate_json(rejected.model) != _describe(declared):
+        return None
+    return Rejection(
+        reason=Reason.GROWTH_REJECTED,
+        message=(
+            f"spec.model: growth took the validation loss from {rejected.loss_before} to "
+            f"{rejected.loss_after or 'no number'} nats a token, and {rejected.allowed_rise} more "
+            f"is allowed. The run went back to the model before and trains on; declare another "
+            f"one, or raise spec.model.growth.tolerance."
+        ),
+    )
 
 
 def _refusal(told: _Told, declared: RunConfiguration, group: GroupStatus) -> Rejection | None:

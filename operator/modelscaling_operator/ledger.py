@@ -110,6 +110,20 @@ def _record(
         lost_steps=max(0, resumption.furthest_step - resumption.step, known_step - resumption.step),
         step=resumption.step,
         source=resumption.source.value,
-        loss_before=decimal(resumption.loss_before, 4),
-        loss_after=decimal(resumption.loss_after, 4),
+        **_losses(cause, resumption, status),
     )
+
+
+def _losses(
+    cause: str, resumption: Resumption, status: ModelScalingStatus
+) -> dict[str, str | None]:
+    """Return the losses before and after a change; of one that took growth back, those for which
+    it did.
+    """
+    rejected = status.rejected_growth
+    if cause == Reason.GROWTH_REJECTED and rejected is not None:
+        return {"loss_before": rejected.loss_before, "loss_after": rejected.loss_after}
+    return {
+        "loss_before": decimal(resumption.loss_before, 4),
+        "loss_after": decimal(resumption.loss_after, 4),
+    }

@@ -20,7 +20,7 @@ from modelscaling_operator.act import Actor
 from modelscaling_operator.action import Stop
 from modelscaling_operator.announcement import announcements, event_manifest
 from modelscaling_operator.decision import decide
-from modelscaling_operator.growing import keep_or_grow, trained_so_far
+from modelscaling_operator.growing import keep_or_grow, note_rejection, trained_so_far
 from modelscaling_operator.interview import Interview
 from modelscaling_operator.kube import (
     EVENTS,
@@ -175,8 +175,9 @@ class RunLoop:
             return None
         assert self._status is not None
         before = self._status
-        wish = keep_or_grow(self._resolve(body, before), before)
-        seen = await self._observe(body, wish, before)
+        declared = self._resolve(body, before)
+        seen = note_rejection(await self._observe(body, declared, before))
+        wish = keep_or_grow(declared, seen.status)
         now = self._around.now()
         decision = decide(wish, seen, now, self._around.policy)
         told_before = await self._say(body, before, decision.status)

@@ -68,23 +68,25 @@ class Wish:
             )
         return self._smaller_plans[replicas]
 
-    def with_growth(self, growth: GrowthMode | None) -> Wish:
+    def with_growth(self, growth: GrowthMode | None, tolerance: float | None) -> Wish:
         """Return the same wish but for how its model may grow."""
-        if growth == self.configuration.growth:
-            return self
-        configuration = self.configuration.model_copy(update={"growth": growth})
-        return replace(self, configuration=configuration)
+        wished = {"growth": growth, "growth_tolerance": tolerance}
+        configuration = self.configuration.model_copy(update=wished)
+        return (
+            self
+            if configuration == self.configuration
+            else replace(self, configuration=configuration)
+        )
 
-    def keeping(self, shape: ModelShape, growth: GrowthMode | None, refusal: Rejection) -> Wish:
+    def keeping(self, shape: ModelShape, refusal: Rejection) -> Wish:
         """Return the wish with another model than the declared one, and why that is not had.
 
         Raises:
             InvalidSpecError: the rest of the spec does not go with that model.
         """
-        configuration = resolve_configuration(self.spec, shape=shape)
         return replace(
             self,
-            configuration=configuration.model_copy(update={"growth": growth}),
+            configuration=resolve_configuration(self.spec, shape=shape),
             plan=resolve_plan(self.spec, shape=shape),
             refusal=refusal,
             _smaller_plans={},

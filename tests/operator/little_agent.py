@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelscaling.protocol import AgentState, AgentStatus, StopMode, TerminationReport
 
 if TYPE_CHECKING:
-    from modelscaling.protocol import Failure, GroupAssignment, LateWorker, Progress
+    from modelscaling.protocol import (
+        Failure,
+        GroupAssignment,
+        GrowthRejection,
+        LateWorker,
+        Progress,
+    )
 
 
 class Part(NamedTuple):
@@ -33,6 +39,7 @@ class LittleAgent:
     assignment: GroupAssignment | None = None
     progress: Progress | None = None
     failure: Failure | None = None
+    growth_rejection: GrowthRejection | None = None
     worker_failures: int = 0
     is_leaving: bool = False
     lost: tuple[int, ...] = ()
@@ -51,6 +58,7 @@ class LittleAgent:
             generation=self.generation,
             assignment_digest=self.assignment.digest() if self.assignment else None,
             failure=self.failure,
+            growth_rejection=self.growth_rejection,
             attempt=self.attempt,
             worker_failures=self.worker_failures,
             is_leaving=self.is_leaving,
@@ -75,6 +83,7 @@ class LittleAgent:
         self.attempt = 0
         self.lost = ()
         self.failure = None
+        self.growth_rejection = None
         self.state = AgentState.FORMING
         return True
 

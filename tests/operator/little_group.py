@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelscaling.api.validation import parse_spec
 from modelscaling.exit_code import ExitCode
-from modelscaling.protocol import AgentState, Failure, Progress, Resumption, StateSource
+from modelscaling.protocol import (
+    AgentState,
+    Failure,
+    GrowthRejection,
+    Progress,
+    Resumption,
+    StateSource,
+)
+from modelscaling.resolve import resolve_configuration
 from tests.operator.little_agent import LittleAgent, Part
+from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +27,13 @@ if TYPE_CHECKING:
 TOTAL_STEPS = 125
 """64k tokens in batches of 8 samples of 64 tokens."""
 STEP_S = 0.2
+REJECTION = GrowthRejection(
+    model=resolve_configuration(parse_spec(make_spec())).model,
+    loss_before=2.5,
+    loss_after=2.75,
+    allowed_rise=0.05,
+)
+"""Of what the world's runs begin with."""
 
 
 def make_progress(step: int, **changes: Any) -> Progress:
@@ -41,6 +58,8 @@ class LittleGroup:
     """The step of the checkpoint, which is written when agents are told to stop."""
     fails_at: int | None = None
     """The step in which the last member's worker dies each time."""
+    rejects_layers: int | None = None
+    """The number of layers that growth to is taken back."""
     losses: int = 0
     """How many times steps had to be done again."""
     handed_over: set[int] = field(default_factory=set)
@@ -72,7 +91,15 @@ class LittleGroup:
         leavers: Sequence[LittleAgent],
         now_s: float,
     ) -> Iterator[tuple[int, int]]:
-        if any(agent.state is not AgentState.TRAINING for agent in members):
+        is_new = any(agent.state is not AgentState.TRAINING for agent in members)
+        if is_new and assignment.configuration.model.layers == self.rejects_layers:
+            for agent in members:
+                agent.state = AgentState.WARM
+                agent.growth_rejection = REJECTION
+            self.handed_over.add(assignment.generation)
+            yield from ((agent.index, ExitCode.DONE) for agent in leavers)
+            return
+        if is_new:
             self._take_over(assignment, members, leavers, now_s)
             self.handed_over.add(assignment.generation)
             self.trained = assignment.generation

@@ -27,7 +27,7 @@ from modelscaling_operator.action import (
     Stop,
 )
 from modelscaling_operator.decision import Policy, decide
-from modelscaling_operator.growing import keep_or_grow, trained_so_far
+from modelscaling_operator.growing import keep_or_grow, note_rejection, trained_so_far
 from modelscaling_operator.identity import RunIdentity
 from modelscaling_operator.observation import (
     Exit,
@@ -159,6 +159,7 @@ class World:
         return self.decide_about(self.observe())
 
     def decide_about(self, seen: Observation) -> Decision:
+        seen = note_rejection(seen)
         return decide(keep_or_grow(self.wish, seen.status), seen, self.now, POLICY)
 
     def tick(

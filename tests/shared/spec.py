@@ -213,6 +213,20 @@ BROKEN_RULES = [
         id="a schedule of what is forbidden",
     ),
     pytest.param(
+        {"model__growth": {"mode": "Forbid", "tolerance": "0.1"}},
+        "spec.model.growth.tolerance",
+        "tolerance=0.1 is never looked at, as nothing grows with mode Forbid; remove it, or set "
+        "mode to Preserve or Stack",
+        id="a tolerance of growth that is forbidden",
+    ),
+    pytest.param(
+        {"model__growth": {"tolerance": "0.1"}, "data__validationFraction": "0"},
+        "spec.model.growth.tolerance",
+        "tolerance=0.1 is for the loss of held-out data, and validationFraction=0 holds none out; "
+        'remove it, or create a new ModelScaling with validationFraction above 0, such as "0.02"',
+        id="a tolerance without held-out data",
+    ),
+    pytest.param(
         {"model__initFrom": {}},
         "spec.model.initFrom",
         "initFrom takes exactly one of huggingFace, checkpoint and modelScaling; give one",

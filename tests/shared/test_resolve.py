@@ -27,6 +27,20 @@ def test_steps_are_tokens_over_the_global_batch_rounded_up() -> None:
     assert _configuration(training__tokens=8 * 64 * 10 + 1).training.total_steps == 11
 
 
+@pytest.mark.parametrize(
+    ("growth", "tolerance"),
+    [
+        pytest.param({}, 0.05, id="what is preserved has a default"),
+        pytest.param({"mode": "Stack"}, None, id="what jumps by nature has none"),
+        pytest.param({"mode": "Stack", "tolerance": "0.5"}, 0.5, id="what is declared"),
+        pytest.param({"tolerance": "0"}, 0.0, id="none at all"),
+        pytest.param({"mode": "Forbid"}, None, id="what never grows"),
+    ],
+)
+def test_the_tolerance_of_growth(growth: dict[str, str], tolerance: float | None) -> None:
+    assert _configuration(model__growth=growth).growth_tolerance == tolerance
+
+
 def test_a_byte_model_has_256_ids_unless_it_says_otherwise() -> None:
     assert _configuration().model.vocabulary_size == 256
 

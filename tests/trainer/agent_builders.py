@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.validation import parse_spec
 from modelscaling.mesh import Mesh
-from modelscaling.protocol import GroupAssignment, Member, Progress, StopMode, StopRequest
+from modelscaling.protocol import (
+    GroupAssignment,
+    GrowthRejection,
+    Member,
+    Progress,
+    StopMode,
+    StopRequest,
+)
 from modelscaling.resolve import resolve_configuration
 from modelscaling_trainer.agent.placement import Placement, place
 from modelscaling_trainer.figures import ProcessFigures
@@ -56,6 +63,13 @@ def make_stop(
 ) -> StopRequest:
     """Return a request to stop."""
     return StopRequest(run_uid=run_uid, generation=generation, mode=mode)
+
+
+def make_rejection() -> GrowthRejection:
+    """Return why the growth of the small run is taken back."""
+    return GrowthRejection(
+        model=make_configuration().model, loss_before=2.5, loss_after=3.0, allowed_rise=0.05
+    )
 
 
 def make_progress(step: int = 7, **changes: Any) -> Progress:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelscaling.growth.lineage import NO_LINEAGE, Lineage
 from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import layout, weights
 from modelscaling.mesh import Mesh
@@ -112,6 +113,7 @@ def make_writer(
     ranks: int = 1,
     parts_timeout_s: float = 30.0,
     shape: ModelShape = SHAPE,
+    lineage: Lineage = NO_LINEAGE,
     keeps_best: bool = False,
 ) -> CheckpointWriter:
     """Return a process' writer in a group."""
@@ -123,7 +125,7 @@ def make_writer(
     )
     writer.begin_group(
         token,
-        model=TrainedModel(shape=shape),
+        model=TrainedModel(shape=shape, lineage=lineage),
         generation=generation,
         rank=rank,
         ranks=ranks,

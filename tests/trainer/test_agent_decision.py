@@ -12,7 +12,7 @@ from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.worker_protocol import Abandon, Ask, Join
-from tests.trainer.agent_builders import make_configuration, make_placement
+from tests.trainer.agent_builders import make_configuration, make_placement, make_rejection
 
 DEADLINE = 100.0
 NOW = 50.0
@@ -384,3 +384,13 @@ def test_a_run_that_nobody_watches_is_given_up_when_it_fails_again_and_again(
     decision = decide(facts, NOW, most_breaks=most_breaks)
 
     assert decision.failure == (FAILURE if gives_up else None)
+
+
+def test_a_run_that_nobody_watches_ends_where_its_growth_is_taken_back() -> None:
+    facts = replace(make_facts(IDLE), growth_rejection=make_rejection())
+    failure = decide(facts, NOW, most_breaks=3).failure
+
+    assert decide(facts, NOW).failure is None
+    assert failure is not None
+    assert (failure.exit_code, failure.reason) == (ExitCode.CONFIGURATION, "GrowthRejected")
+    assert "from 2.5000 to 3.0000 nats a token, and 0.0500 more is allowed" in failure.message

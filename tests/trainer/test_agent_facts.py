@@ -6,6 +6,7 @@ import pytest
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, StopMode
+from modelscaling_trainer.agent.decision import decide
 from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome
@@ -14,12 +15,13 @@ from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
     GroupLost,
+    GrowthRejected,
     PhaseBegan,
     StoreOpened,
     Warm,
     WorkerFailed,
 )
-from tests.trainer.agent_builders import make_placement, make_progress
+from tests.trainer.agent_builders import make_placement, make_progress, make_rejection
 from tests.trainer.facts_builders import (
     DEADLINE,
     DIED,
@@ -454,3 +456,38 @@ def test_nobody_is_asked_for_the_store_by_the_leader_or_after_a_stop() -> None:
     follower = warm().obeying(make_placement(1, 1, index=1), deadline=DEADLINE)
     assert not follower.stopping(StopMode.SUSPEND, generation=1, deadline=DEADLINE).needs_store()
     assert not follower.knowing_store(store()).needs_store()
+
+
+# A growth that is taken back
+
+
+def rejected(generation: int = 1, attempt: int = 1) -> GrowthRejected:
+    return GrowthRejected(generation=generation, attempt=attempt, rejection=make_rejection())
+
+
+def test_a_group_that_took_its_growth_back_is_not_formed_again() -> None:
+    facts = hear(training(), rejected())
+    facts = facts.breaking(1, 1, why="another member was lost in it", now=NOW)
+
+    assert facts.growth_rejection == make_rejection()
+    assert facts.state() is AgentState.WARM
+    assert facts.failure is None
+    assert decide(facts, NOW + 100).commands == ()
+
+
+def test_the_next_group_is_joined_after_a_growth_that_was_taken_back() -> None:
+    facts = hear(training(), rejected())
+    facts = facts.obeying(make_placement(1, 1, generation=2), deadline=DEADLINE)
+
+    assert facts.growth_rejection is None
+    assert facts.state() is AgentState.FORMING
+    assert len(decide(facts, NOW).commands) == 1
+
+
+def test_the_growth_of_an_older_group_says_nothing_of_the_newest() -> None:
+    facts = training().obeying(make_placement(1, 1, generation=2), deadline=DEADLINE)
+    facts = hear(facts, rejected())
+
+    assert facts.growth_rejection is None
+    assert facts.workers[0].state is WorkerState.IDLE
+    assert len(decide(facts, NOW).commands) == 1

@@ -18,7 +18,8 @@ from modelscaling.protocol import (
 )
 from modelscaling_trainer.agent.heartbeat import Heartbeat
 from modelscaling_trainer.agent.server import make_application
-from tests.trainer.agent_builders import make_assignment, make_progress, make_stop
+from modelscaling_trainer.worker_protocol import GrowthRejected
+from tests.trainer.agent_builders import make_assignment, make_progress, make_rejection, make_stop
 from tests.trainer.steered_agent import SteeredAgent
 
 if TYPE_CHECKING:
@@ -277,6 +278,22 @@ async def test_progress_alone_wakes_nobody(call: Caller, agent: SteeredAgent) ->
     status = AgentStatus.model_validate_json(body)
     assert status.version == known
     assert status.progress == make_progress(step=1)
+
+
+async def test_growth_that_is_taken_back_is_told_to_whoever_waits(
+    patient_call: Caller, agent: SteeredAgent
+) -> None:
+    agent.assign(make_assignment(1, 1, generation=2))
+    agent.train()
+    waiting = asyncio.create_task(patient_call("GET", f"/v1/status?after={agent.version}"))
+    await agent.is_awaited()
+    agent.hear(GrowthRejected(generation=2, attempt=1, rejection=make_rejection()))
+
+    _, body = await waiting
+
+    status = AgentStatus.model_validate_json(body)
+    assert (status.state, status.failure) == (AgentState.WARM, None)
+    assert status.growth_rejection == make_rejection()
 
 
 async def test_the_end_of_the_agent_is_told_to_whoever_waits(

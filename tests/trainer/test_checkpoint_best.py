@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from modelscaling.growth.lineage import Lineage
+from modelscaling.growth.mode import GrowthMode
 from modelscaling.validation_history import Validation, ValidationHistory
 from modelscaling_trainer.checkpoint import catalog
+from modelscaling_trainer.checkpoint.attempt import Attempt
+from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.state import Counters
 from tests.trainer.checkpoint_writers import STATE, names_in
-from tests.trainer.checkpoints import SINGLE, make_shards, make_writer
+from tests.trainer.checkpoints import SHAPE, SINGLE, make_shards, make_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +93,32 @@ def test_a_best_checkpoint_that_is_torn_is_none(tmp_path: Path) -> None:
     (tmp_path / "step-00000002" / "part-00000.safetensors").unlink()
 
     assert catalog.find_best(tmp_path) == Validation(step=1, loss=3.0, training_loss=3.0)
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_what_was_saved_before_growth_stays_until_the_grown_model_has_a_checkpoint(
+    tmp_path: Path, *, keeps_best: bool
+) -> None:
+    save_all(make_writer(tmp_path, keep=1, keeps_best=keeps_best), {1: 3.0, 2: 2.0, 3: 2.5})
+    lineage = Lineage().grown(SHAPE, step=3, mode=GrowthMode.STACK)
+    grown = make_writer(tmp_path, keep=1, keeps_best=keeps_best, generation=2, lineage=lineage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Attempt, "publish", fail)
+        grown.save(make_shards(STATE, SINGLE, 0), Counters(step=4), learning_rate=3e-4)
+        with pytest.raises(CheckpointError):
+            grown.wait()
+    kept = ["step-00000002", "step-00000003"] if keeps_best else ["step-00000003"]
+    assert names_in(tmp_path) == kept
+    # As a group does that trains the model before again, or forms anew.
+    make_writer(tmp_path, keep=1, keeps_best=keeps_best, generation=3).finish()
+    assert names_in(tmp_path) == kept
+
+    grown = make_writer(tmp_path, keep=1, keeps_best=keeps_best, generation=4, lineage=lineage)
+    save(grown, 5, ValidationHistory())
+
+    assert names_in(tmp_path) == ["step-00000005"]
+    assert grown.best is None
+
+
+def fail(*_: object) -> None:
+    raise OSError("no room")

@@ -116,3 +116,17 @@ def test_what_is_retired_is_offered_and_not_trained_again() -> None:
     assert holdings.reusable(make_group(Mesh(dataReplicate=2)), MODEL) is None
     holdings.keep_only(None)
     assert holdings.parts() == []
+
+
+def test_what_was_before_is_still_offered_when_what_came_of_it_is_dropped() -> None:
+    holdings, before, grown = Holdings(), make_filled_state(), make_filled_state()
+    holdings.add(before)
+    holdings.retire()
+    holdings.add(grown)
+    assert len(holdings.parts()) == 2
+    holdings.drop(grown)
+    holdings.retire()
+
+    [part] = holdings.parts()
+    name = "model.norm.weight"
+    assert part.shards[name].tensor.data_ptr() == before.shards()[name].tensor.data_ptr()

@@ -285,3 +285,116 @@ def test_growth_is_refused_where_it_is_forbidden(text: Path, start_workers: Star
 
     assert refused.error == "ConfigurationError"
     assert "growth.mode is Forbid" in refused.message
+
+
+MORE = 6
+"""Steps after growth, or after it was taken back."""
+SAVED = {"every_steps": 1000, "keep": 1}
+
+
+def _long(text: Path, **changes: Any) -> RunConfiguration:
+    return make_run(text, **{"training__total_steps": 1000} | changes)
+
+
+def _stacked(text: Path, **changes: Any) -> RunConfiguration:
+    """Two layers that are put on themselves: the loss jumps."""
+    stacked = {"model__layers": 4, "growth": "Stack", "growth_tolerance": 1e-3}
+    return _long(text, **stacked | changes)
+
+
+def _end_for_growth(workers: list[Worker], *, mesh: Mesh) -> int:
+    """Train and end as before growth; return the step."""
+    train_together(workers, mesh=mesh)
+    workers[0].wait_for_step(GROWN_AT)
+    workers[0].ask("Grow")
+    [before, *_] = results(workers)
+    assert before.outcome == "Stopped"
+    return before.progress[-1].step
+
+
+def _reconfigure(workers: list[Worker], configuration: RunConfiguration) -> None:
+    for worker in workers:
+        worker.reconfigure(configuration)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "source"),
+    [
+        pytest.param(Mesh(dataReplicate=2), Mesh(dataReplicate=2), "Memory", id="dp2"),
+        pytest.param(Mesh(dataShard=2), Mesh(tensor=2), "Memory", id="fsdp2 to tp2"),
+        pytest.param(
+            Mesh(pipeline=2), Mesh(), "Checkpoint", id="pp2 to one process, and a stage leaves"
+        ),
+    ],
+)
+def test_growth_that_raises_the_loss_too_much_is_taken_back(
+    before: Mesh, after: Mesh, source: str, *, text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    saved: dict[str, Any] = {"checkpoint": SAVED} if source == "Checkpoint" else {}
+    directory = {"checkpoint_directory": tmp_path / "run"} if saved else {}
+    workers = start_workers(2, _long(text, **saved), **directory)
+    step = _end_for_growth(workers, mesh=before)
+    _reconfigure(workers, _stacked(text, **saved))
+    train_together(workers, mesh=after, generation=2)
+    [rejected, *_] = results(workers)
+    staying, small = workers[: after.size], _long(text, training__total_steps=step + MORE)
+    _reconfigure(staying, _long(text, training__total_steps=step + MORE, **saved))
+    train_together(staying, mesh=after, generation=3)
+    [third, *_] = results(staying)
+    alone = start_workers(1, small)
+    train_together(alone)
+    [undisturbed] = results(alone)
+
+    assert rejected.error == "GrowthRejectedError"
+    assert "and 0.0010 more is allowed" in rejected.message
+    assert rejected.progress == []
+    assert third.outcome == "Complete"
+    assert [progress.step for progress in third.progress] == [*range(step + 1, step + MORE + 1)]
+    assert third.losses == pytest.approx(undisturbed.losses[step:], abs=AGREEMENT)
+    assert third.digests == undisturbed.digests[step:]
+    resumption = third.progress[0].resumption
+    assert resumption is not None
+    assert (resumption.source, resumption.step) == (source, step)
+    assert resumption.furthest_step == step
+
+
+def test_growth_that_nobody_can_take_back_stays(text: Path, start_workers: Start) -> None:
+    workers = start_workers(2, _long(text))
+    step = _end_for_growth(workers, mesh=Mesh(pipeline=2))
+    _reconfigure(workers, _stacked(text, training__total_steps=step + MORE))
+    train_together(workers, mesh=Mesh(), generation=2)
+    [result, left] = results(workers)
+
+    assert (result.outcome, left.outcome) == ("Complete", "Released")
+    resumption = result.progress[0].resumption
+    assert resumption is not None
+    assert resumption.loss_before is not None
+    assert resumption.loss_after is not None
+    assert resumption.loss_after > resumption.loss_before + 1e-3
+
+
+def test_growth_that_preserves_the_model_stays(text: Path, start_workers: Start) -> None:
+    workers = start_workers(2, _long(text))
+    step = _end_for_growth(workers, mesh=Mesh(dataReplicate=2))
+    # The four tokens more cost a hundred times that, which they may.
+    _reconfigure(workers, _large(text, growth_tolerance=1e-4, training__total_steps=step + MORE))
+    train_together(workers, generation=2)
+    [result, _] = results(workers)
+
+    assert result.outcome == "Complete"
+    assert result.progress[0].step == step + 1
+
+
+def test_a_group_that_meets_again_before_its_first_step_judges_its_growth_again(
+    text: Path, start_workers: Start
+) -> None:
+    workers = start_workers(2, _long(text))
+    _end_for_growth(workers, mesh=Mesh(dataShard=2))
+    _reconfigure(workers, _stacked(text))
+    train_together(workers, generation=2)
+    first = results(workers)
+    train_together(workers, generation=2, attempt=2)
+    second = results(workers)
+
+    assert {result.error for result in (*first, *second)} == {"GrowthRejectedError"}
+    assert {result.message for result in (*first, *second)} == {first[0].message}

@@ -6,11 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import layout
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.copies import place_in_copy
-from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
+from modelscaling_trainer.settlement import (
+    Held,
+    Holding,
+    Initialise,
+    Load,
+    Move,
+    outlives_leavers,
+    settle,
+)
 from tests.shared.workloads import make_shape, meshes
 
 NOTHING = Holding()
@@ -232,6 +241,56 @@ def test_halves_of_a_model_and_of_the_one_that_it_grew_to_make_no_state() -> Non
     other = replace(held(7, FSDP2, 1), model=grown)
 
     assert settle([memory(7, FSDP2, 0, checkpoint=5), holding(other)]) == load(5)
+
+
+GROWN = MODEL.grown(make_shape(layers=9), step=7, mode=GrowthMode.PRESERVE)
+
+
+def grown(step: int, mesh: Mesh = SINGLE, rank: int = 0) -> Held:
+    """A part of what MODEL has become after step 7."""
+    return replace(held(step, mesh, rank), model=GROWN)
+
+
+def test_what_has_just_grown_comes_after_what_it_grew_from() -> None:
+    both = [holding(grown(7), held(7, FSDP2, rank)) for rank in (0, 1)]
+    a_half = [holding(grown(7), held(7, FSDP2, 0))]
+
+    assert settle(both) == move(7, FSDP2, {0: (0,), 1: (1,)})
+    assert settle([replace(one, checkpoint_step=7, checkpoint_model=MODEL) for one in a_half]) == (
+        load(7)
+    )
+    assert settle(a_half) == replace(move(7, SINGLE, {0: (0,)}), model=GROWN)
+    assert settle([replace(one, checkpoint_step=5, checkpoint_model=MODEL) for one in a_half]) == (
+        replace(move(7, SINGLE, {0: (0,)}), model=GROWN)
+    )
+
+
+def test_what_has_trained_since_it_grew_is_a_state_like_any_other() -> None:
+    saved = Holding(held=(grown(8),), checkpoint_step=8, checkpoint_model=GROWN)
+
+    assert settle([saved]) == replace(move(8, SINGLE, {0: (0,)}), model=GROWN)
+
+
+@pytest.mark.parametrize(
+    ("holders", "ranks", "saved", "is_whole"),
+    [
+        pytest.param({0: (0,), 1: (1,)}, 2, 5, True, id="all stay"),
+        pytest.param({0: (0,), 1: (1,)}, 1, 5, False, id="the only copy of a part leaves"),
+        pytest.param({0: (0, 1), 1: (1,)}, 1, 5, True, id="who stays has it too"),
+        pytest.param({0: (0,), 1: (1,)}, 1, 7, True, id="it is on the volume"),
+    ],
+)
+def test_a_state_outlives_those_that_leave_where_others_have_all_of_it(
+    holders: dict[int, tuple[int, ...]], ranks: int, saved: int, *, is_whole: bool
+) -> None:
+    holdings = [disk(saved), disk(saved)]
+
+    assert outlives_leavers(move(7, FSDP2, holders), holdings, ranks=ranks) == is_whole
+
+
+def test_a_checkpoint_outlives_those_that_leave_and_nothing_is_not_there() -> None:
+    assert outlives_leavers(load(7), [disk(7)], ranks=1)
+    assert not outlives_leavers(Initialise(), [NOTHING], ranks=1)
 
 
 @settings(deadline=None)

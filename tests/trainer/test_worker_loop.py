@@ -15,6 +15,7 @@ from modelscaling_trainer.errors import (
     ConfigurationError,
     DivergedError,
     GroupLostError,
+    GrowthRejectedError,
 )
 from modelscaling_trainer.request import Outcome, Request, Requests
 from modelscaling_trainer.worker_link import AgentLink
@@ -27,6 +28,7 @@ from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
     GroupLost,
+    GrowthRejected,
     Join,
     PhaseBegan,
     Prepare,
@@ -37,7 +39,12 @@ from modelscaling_trainer.worker_protocol import (
     encode,
     parse_event,
 )
-from tests.trainer.agent_builders import make_configuration, make_figures, make_progress
+from tests.trainer.agent_builders import (
+    make_configuration,
+    make_figures,
+    make_progress,
+    make_rejection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,6 +222,18 @@ def test_a_worker_joins_the_next_group_after_one_was_lost(agent: Agent) -> None:
     assert GroupLost(generation=1, attempt=1, message="rank 1 is gone") in events
     assert GroupEnded(generation=2, attempt=1, outcome=Outcome.STOPPED) in events
     assert [(group.generation, group.rank) for group in run.groups] == [(1, 1), (2, 1), (5, 0)]
+
+
+def test_a_worker_says_why_growth_is_taken_back_and_joins_the_next_group(agent: Agent) -> None:
+    rejection = make_rejection()
+    run = ScriptedRun([GrowthRejectedError(rejection), Outcome.STOPPED, END])
+    agent.tell(prepare(), join(1, rank=1), join(2, rank=1), join(3, rank=1))
+
+    work(agent.link, lambda _: run)
+
+    events = [agent.hear() for _ in range(7)]
+    assert GrowthRejected(generation=1, attempt=1, rejection=rejection) in events
+    assert GroupEnded(generation=2, attempt=1, outcome=Outcome.STOPPED) in events
 
 
 def test_the_run_is_told_of_another_configuration_once_and_keeps_what_it_holds(

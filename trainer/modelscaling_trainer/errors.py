@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelscaling.protocol import GrowthRejection
+
 
 class ConfigurationError(Exception):
     """The run cannot work as it is declared; a retry is pointless (exit code 78)."""
@@ -31,6 +36,17 @@ class GroupLostError(Exception):
         """Take a sentence for people."""
         super().__init__(message)
         self.message = message
+
+
+class GrowthRejectedError(Exception):
+    """The grown model's validation loss is above what is allowed. No step was done with it, and the
+    process holds its part of the state before, if it had one.
+    """
+
+    def __init__(self, rejection: GrowthRejection) -> None:
+        """Take the losses."""
+        super().__init__(rejection.message)
+        self.rejection = rejection
 
 
 class CheckpointError(Exception):

@@ -57,6 +57,10 @@ class Holdings:
         self._retired = []
         self._states = [] if state is None else [state]
 
+    def drop(self, state: TrainingState) -> None:
+        """Let go of one that is not to be trained after all."""
+        self._states = [held for held in self._states if held is not state]
+
     def parts(self) -> list[StatePart]:
         """Return the parts of a state that are whole."""
         trained = [part for state in self._states for part in state.parts()]

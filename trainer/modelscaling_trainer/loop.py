@@ -16,6 +16,7 @@ from modelscaling_trainer.agreement import Notice
 from modelscaling_trainer.checkpoint.writer import LAST_PATIENCE_S, PATIENCE_S
 from modelscaling_trainer.errors import CheckpointError, DivergedError
 from modelscaling_trainer.figures import ProcessFigures
+from modelscaling_trainer.growth.verdict import reject
 from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.process_group import all_gather, computing_together
 from modelscaling_trainer.request import ENDING, Outcome, Request
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.protocol import Resumption
+    from modelscaling.protocol import GrowthRejection, Resumption
     from modelscaling_trainer.agreement import StepReport
     from modelscaling_trainer.checkpoint.writer import CheckpointWriter
     from modelscaling_trainer.compilation import Compilation
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
     from modelscaling_trainer.data.reader import Reader
     from modelscaling_trainer.data.samples import Samples
     from modelscaling_trainer.group import Group
+    from modelscaling_trainer.growth.verdict import Outgrown
     from modelscaling_trainer.guard import Guard
     from modelscaling_trainer.request import Requests
     from modelscaling_trainer.resumption import History, Origin
-    from modelscaling_trainer.state import Counters, TrainingState
+    from modelscaling_trainer.state import TrainingState
     from modelscaling_trainer.step import Stepper, StepTimes
 
 
@@ -83,11 +85,37 @@ class Loop:
     checkpoint_step: int
     """The newest checkpoint that all ranks know of; NOTHING where there is none."""
     throughput: Throughput
-    outgrown: Counters | None = None
-    """Those of the smaller model that the state has just grown from; None where it has not."""
+    outgrown: Outgrown | None = None
+    """What the state has just grown from; None where it has not."""
     growth: tuple[float, float] | None = None
     """The validation losses before and after that, nats a token, where both were measured."""
     resumption: Resumption | None = None
+
+    def judge_growth(self) -> GrowthRejection | None:
+        """Measure what growth has done to the validation loss, before the first step, and return
+        why it is to be taken back, if it is: the same on all ranks. It is no validation of the
+        run's history: there is no training loss beside it yet.
+
+        Raises:
+            GroupLostError: a peer is gone.
+        """
+        if self.outgrown is None or not self.samples.validation_count:
+            return None
+        before, after = self.outgrown.validation_loss, self._validation_loss()
+        if before is None:
+            _log.info("the validation loss is %.6f after growth", after)
+            return None
+        self.growth = before, after
+        _log.info("the validation loss is %.6f before growth, %.6f after", before, after)
+        rejection = reject(self.outgrown, self.configuration, loss_after=after)
+        if rejection is not None and not self.outgrown.is_kept:
+            _log.warning(
+                "%s; it stays, as nobody has the state before: pods that left held a part of it, "
+                "and there is no checkpoint",
+                rejection.message,
+            )
+            return None
+        return rejection
 
     def run(self) -> Outcome:
         """Train; every rank returns the same, after the same step.
@@ -102,7 +130,6 @@ class Loop:
             self._save_and_wait()
             self._tell(None)
             return Outcome.COMPLETE
-        self._measure_growth()
         self._save_unsaved_best()
         began = time.monotonic()
         is_first = True
@@ -174,20 +201,6 @@ class Loop:
         if not every:
             return False
         return self.state.step % every == 0 or self.state.step == self.last_step
-
-    def _measure_growth(self) -> None:
-        """Measure what growth has done to the validation loss, before the first step. It is no
-        validation of the run's history: there is no training loss beside it yet.
-        """
-        if self.outgrown is None or not self.samples.validation_count:
-            return
-        after = self._validation_loss()
-        known = self.outgrown.validations.recent
-        if known and known[-1].step == self.state.step:
-            self.growth = known[-1].loss, after
-            _log.info("the validation loss is %.6f before growth, %.6f after", *self.growth)
-        else:
-            _log.info("the validation loss is %.6f after growth", after)
 
     def _validate(self) -> None:
         loss = self._validation_loss()

@@ -15,6 +15,7 @@ from modelscaling_trainer.data.corpus import open_corpus
 from modelscaling_trainer.data.reader import Reader
 from modelscaling_trainer.data.samples import Samples
 from modelscaling_trainer.device_peak import peak_flops
+from modelscaling_trainer.errors import GrowthRejectedError
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.garbage import uncollected
 from modelscaling_trainer.group import Group
@@ -157,6 +158,7 @@ class Run:
             DivergedError: the loss or the gradient is not finite, on any rank.
             CheckpointError: a checkpoint could not be written.
             GroupLostError: a peer or the store is gone; `train` can be called again.
+            GrowthRejectedError: the model grew, and that is taken back; the same.
         """
         listeners = Listeners(
             on_progress=on_progress, on_phase=on_phase, on_figures=on_figures or _ignore
@@ -179,10 +181,16 @@ class Run:
                 formed = self._form(group, everybody, listeners)
             loop = self._loop(formed, at_once, requests, listeners)
             try:
-                return loop.run()
+                rejection = loop.judge_growth()
+                if rejection is None:
+                    self._holdings.keep_only(formed.state)
+                    return loop.run()
             except Exception:
                 self._history.stop(group)
                 raise
+            self._holdings.drop(formed.state)
+        # Only now: an exception inside cuts the connections, and slower peers still need them.
+        raise GrowthRejectedError(rejection)
 
     def _hand_over(self, group: Group, everybody: dist.ProcessGroup, listeners: Listeners) -> None:
         """Give the others what they need of this process' part of the state."""
@@ -224,7 +232,8 @@ class Run:
             device=self._device,
             directory=self._directory,
         )
-        self._holdings.keep_only(taken.state)
+        if taken.state is None or taken.outgrown is None or not taken.outgrown.is_kept:
+            self._holdings.keep_only(taken.state)
         return taken
 
     def _make_writer(self) -> CheckpointWriter | None:

@@ -4,6 +4,9 @@ The highest step that is whole wins: where a peer was lost while the others agre
 may have taken it and some not. At the same step memory wins over disk: it is as new and moves
 faster. What a rank has in memory is the part that it trains, or trained last, and snapshots of its
 own part and of another rank's (snapshots.py); a state is whole where all of these together are.
+
+A state that has just grown comes after all others of its step: whoever takes the one before grows
+it again, and looks again whether that may stay.
 """
 
 from __future__ import annotations
@@ -34,6 +37,12 @@ class Held:
     """The rank of that mesh whose part it is."""
     is_snapshot: bool = False
     """Whether it is a copy that was put by, and not what is trained."""
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether its model has done no step since it grew."""
+        ancestors = self.model.lineage.ancestors
+        return bool(ancestors) and ancestors[-1].step == self.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,20 +90,42 @@ def settle(holdings: Sequence[Holding]) -> Move | Load | Initialise:
     for step in sorted(steps, reverse=True):
         if step < newest.checkpoint_step:
             break
-        if move := next(_whole(holdings, step), None):
+        if move := next(_whole(holdings, step, is_untried=False), None):
+            return move
+        if step > newest.checkpoint_step and (
+            move := next(_whole(holdings, step, is_untried=True), None)
+        ):
             return move
     if newest.checkpoint_model is None:
         return Initialise()
     return Load(step=newest.checkpoint_step, model=newest.checkpoint_model)
 
 
-def _whole(holdings: Sequence[Holding], step: int) -> Iterator[Move]:
-    """Yield each way to have the whole state of a step, those without snapshots first."""
+def outlives_leavers(
+    decision: Move | Load | Initialise, holdings: Sequence[Holding], *, ranks: int
+) -> bool:
+    """Whether the state that is taken is still whole when all but the first `ranks` have left, and
+    nothing newer has replaced it.
+    """
+    if not isinstance(decision, Move):
+        return isinstance(decision, Load)
+    saved = (decision.step, decision.model)
+    if any((one.checkpoint_step, one.checkpoint_model) == saved for one in holdings):
+        return True
+    staying = (places for rank, places in decision.holders.items() if rank < ranks)
+    return len({place for places in staying for place in places}) == decision.mesh.size
+
+
+def _whole(holdings: Sequence[Holding], step: int, *, is_untried: bool) -> Iterator[Move]:
+    """Yield each way to have the whole state of a step, those without snapshots first; states of a
+    model that has done no step since it grew, or all others.
+    """
     for needs_snapshots in (False, True):
         states: dict[tuple[str, TrainedModel, Mesh], dict[int, list[int]]] = {}
         for rank, holding in enumerate(holdings):
             for held in sorted(holding.held, key=lambda held: held.is_snapshot):
-                if held.step == step and held.is_snapshot <= needs_snapshots:
+                is_wanted = held.step == step and held.is_untried is is_untried
+                if is_wanted and held.is_snapshot <= needs_snapshots:
                     holders = states.setdefault((held.digest, held.model, held.mesh), {})
                     holders.setdefault(rank, []).append(held.rank)
         for (digest, model, mesh), holders in states.items():

@@ -18,11 +18,20 @@ from modelscaling.protocol import StateSource
 from modelscaling_trainer.checkpoint import catalog, fence
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
 from modelscaling_trainer.growth.shards import grow_shards, old_regions, old_shards
+from modelscaling_trainer.growth.verdict import Outgrown
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.redistribution import move, transfers
 from modelscaling_trainer.resumption import trace
-from modelscaling_trainer.settlement import Held, Holding, Initialise, Load, Move, settle
+from modelscaling_trainer.settlement import (
+    Held,
+    Holding,
+    Initialise,
+    Load,
+    Move,
+    outlives_leavers,
+    settle,
+)
 from modelscaling_trainer.state import MODEL, NOTHING, best_informed
 from modelscaling_trainer.transfer import open_transfer
 
@@ -74,8 +83,8 @@ class Taken:
     """Of the processes that train, each in its pod."""
     state: TrainingState | None
     """What this process trains; None where it leaves."""
-    outgrown: Counters | None
-    """Those of the smaller model that the state has grown from; None where it has not."""
+    outgrown: Outgrown | None
+    """What the state has grown from; None where it has not."""
 
 
 def take_over(
@@ -112,7 +121,8 @@ def take_over(
         offers = all_gather(_offer(identity, group, held, history, seen), everybody)
         _check_same(offers)
         _check_current(group, offers)
-        decision = settle([offer["holding"] for offer in offers])
+        holdings = [offer["holding"] for offer in offers]
+        decision = settle(holdings)
         if (
             isinstance(decision, Move)
             and not decision.step
@@ -144,13 +154,13 @@ def take_over(
             new.part.sit_at(group.mesh, group.rank)
             new.start_clock(now)
         return Taken(
-            checkpoint_step=max(offer["holding"].checkpoint_step for offer in offers),
+            checkpoint_step=max(holding.checkpoint_step for holding in holdings),
             peak_flops=sum(offer["peak_flops"] for offer in offers[: group.mesh.size]),
             formed_at=now,
             origin=_origin(decision, [offer["trained"] for offer in offers], marks),
             local_ranks=tuple(offer["local_rank"] for offer in offers[: group.mesh.size]),
             state=new,
-            outgrown=before if becoming.growth else None,
+            outgrown=_outgrown(becoming, decision, before, holdings, ranks=group.mesh.size),
         )
 
 
@@ -216,6 +226,23 @@ def _become(configuration: RunConfiguration, decision: Move | Load | Initialise)
         model=before.grown(plan.shape, step=decision.step, mode=configuration.growth),
         growth=plan.growth(),
         seed=seed,
+    )
+
+
+def _outgrown(
+    becoming: _Becoming,
+    decision: Move | Load | Initialise,
+    before: Counters | None,
+    holdings: Sequence[Holding],
+    *,
+    ranks: int,
+) -> Outgrown | None:
+    if not becoming.growth or before is None or isinstance(decision, Initialise):
+        return None
+    return Outgrown(
+        model=decision.model,
+        counters=before,
+        is_kept=outlives_leavers(decision, holdings, ranks=ranks),
     )
 
 

@@ -12,6 +12,7 @@ from modelscaling_trainer.errors import (
     ConfigurationError,
     DivergedError,
     GroupLostError,
+    GrowthRejectedError,
 )
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.waiting import counted_waits
@@ -19,6 +20,7 @@ from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
     GroupLost,
+    GrowthRejected,
     PhaseBegan,
     Prepare,
     ProgressMade,
@@ -139,6 +141,8 @@ def _train(link: AgentLink, run: TrainableRun, order: JoinOrder) -> None:
             )
     except GroupLostError as error:
         link.send(GroupLost(generation=generation, attempt=attempt, message=error.message))
+    except GrowthRejectedError as error:
+        link.send(GrowthRejected(generation=generation, attempt=attempt, rejection=error.rejection))
     except CheckpointError as error:
         # All that was trained is still in memory: there may be room when the group meets again.
         link.send(

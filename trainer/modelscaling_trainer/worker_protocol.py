@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from modelscaling.configuration import Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
-from modelscaling.protocol import Progress
+from modelscaling.protocol import GrowthRejection, Progress
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome, Request
 
@@ -138,6 +138,17 @@ class GroupLost(Message):
     """One word in CamelCase."""
 
 
+class GrowthRejected(Message):
+    """The group ended before its first step, as the growth of its model is taken back. The worker
+    keeps what it held before, and waits for a group again.
+    """
+
+    kind: Literal["GrowthRejected"] = "GrowthRejected"
+    generation: int
+    attempt: int
+    rejection: GrowthRejection
+
+
 class WorkerFailed(Message):
     """The worker cannot go on; a new one has to take its place, or the run has failed."""
 
@@ -164,6 +175,7 @@ Event = (
     | FiguresTaken
     | GroupEnded
     | GroupLost
+    | GrowthRejected
     | WorkerFailed
     | Alive
 )

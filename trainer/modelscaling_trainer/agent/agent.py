@@ -141,6 +141,7 @@ class Agent:
             assignment_digest=self._facts.digest,
             progress=self._facts.progress,
             failure=self._facts.failure,
+            growth_rejection=self._facts.growth_rejection,
             version=self._version,
             attempt=self._facts.attempt,
             worker_failures=self._facts.worker_failures,

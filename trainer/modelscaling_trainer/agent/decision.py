@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from modelscaling.mesh import Mesh
+    from modelscaling.protocol import GrowthRejection
     from modelscaling_trainer.agent.facts import Facts
     from modelscaling_trainer.agent.worker_facts import WorkerFacts
     from modelscaling_trainer.worker_protocol import Command
@@ -122,10 +123,27 @@ def _must_stop(facts: Facts, now: float) -> bool:
 
 
 def _give_up(facts: Facts, most_breaks: int | None) -> Decision | None:
-    """End a run that nobody else watches, and that fails again and again."""
-    if most_breaks is None or facts.breaks < most_breaks or facts.failure is None:
+    """End a run that nobody else watches, and that fails again and again, or does not grow as it
+    was declared.
+    """
+    if most_breaks is None:
+        return None
+    if facts.growth_rejection is not None:
+        return Decision(failure=_describe_rejection(facts.growth_rejection))
+    if facts.breaks < most_breaks or facts.failure is None:
         return None
     return Decision(failure=facts.failure)
+
+
+def _describe_rejection(rejection: GrowthRejection) -> Failure:
+    return Failure(
+        exit_code=ExitCode.CONFIGURATION,
+        reason="GrowthRejected",
+        message=(
+            f"{rejection.message}; its checkpoints are those of the model before: go on with that, "
+            f"or raise the tolerance"
+        ),
+    )
 
 
 def _form(facts: Facts, now: float) -> Decision | None:

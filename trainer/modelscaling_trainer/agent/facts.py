@@ -16,6 +16,7 @@ from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupLost,
+    GrowthRejected,
     Join,
     PhaseBegan,
     ProgressMade,
@@ -25,7 +26,13 @@ from modelscaling_trainer.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from modelscaling.protocol import LateWorker, Progress, StopMode, StoreAddress
+    from modelscaling.protocol import (
+        GrowthRejection,
+        LateWorker,
+        Progress,
+        StopMode,
+        StoreAddress,
+    )
     from modelscaling_trainer.agent.placement import Placement
     from modelscaling_trainer.worker_protocol import Command, Event
 
@@ -81,6 +88,9 @@ class Facts:
     furthest_step: int = 0
     """The most steps that rank 0 has said were done."""
     failure: Failure | None = None
+    growth_rejection: GrowthRejection | None = None
+    """Why the newest group took the growth of its model back; it is not formed again then, as it
+    would only do the same."""
     is_failed: bool = False
     """Whether the failure ends the agent."""
     lost: frozenset[int] = frozenset()
@@ -108,6 +118,7 @@ class Facts:
         return (
             self.is_in_group()
             and not self.is_released
+            and self.growth_rejection is None
             and any(self.has_to_join(worker) for worker in self.workers)
         )
 
@@ -169,6 +180,7 @@ class Facts:
             is_released=False,
             progress=self.progress if placement.is_leader else None,
             failure=None,
+            growth_rejection=None,
             deadline=deadline,
             lost=frozenset(),
         )
@@ -274,6 +286,10 @@ class Facts:
                     lost = _lost(event.reason, message, rank=self.rank_of(local_rank))
                     return replace(facts, failure=lost)
                 return facts
+            case GrowthRejected(generation=generation, rejection=rejection):
+                facts = replace(self, workers=self._workers_with(local_rank, worker.heard(event)))
+                is_newest = generation == self.generation
+                return replace(facts, growth_rejection=rejection) if is_newest else facts
         return replace(
             self._learning(event), workers=self._workers_with(local_rank, worker.heard(event))
         )

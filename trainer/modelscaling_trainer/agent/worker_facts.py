@@ -18,6 +18,7 @@ from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
     GroupLost,
+    GrowthRejected,
     Join,
     PhaseBegan,
     Prepare,
@@ -125,7 +126,7 @@ class WorkerFacts:
                 return replace(self, has_trained=True)
             case GroupEnded(outcome=outcome):
                 return replace(self._idle(), outcome=outcome)
-            case GroupLost():
+            case GroupLost() | GrowthRejected():
                 return self._idle()
         return self
 
