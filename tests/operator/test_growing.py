@@ -501,3 +501,16 @@ def test_an_edit_that_takes_the_model_back_while_its_growth_is_judged_is_carried
     assert state(world) is RunState.RUNNING
     assert accepted(world) == (ConditionStatus.TRUE, Reason.ACCEPTED)
     assert world.status.rejected_growth is None
+
+
+def test_an_entry_whose_growth_was_taken_back_is_left_out_and_the_next_is_tried() -> None:
+    world = rejecting_world(**SCHEDULE)
+    tick_to(world, 38)
+    left_out = layers_told(world), accepted(world)
+    tick_to(world, 60)
+
+    assert left_out == ({2}, (ConditionStatus.FALSE, Reason.GROWTH_REJECTED))
+    assert layers_told(world) == {4}
+    assert accepted(world) == (ConditionStatus.TRUE, Reason.ACCEPTED)
+    causes = [record.cause for record in world.status.rescales]
+    assert causes == [Reason.GROWTH_REJECTED, Reason.MODEL_GROWN]
