@@ -71,12 +71,7 @@ class Wish:
     def with_growth(self, growth: GrowthMode | None, tolerance: float | None) -> Wish:
         """Return the same wish but for how its model may grow."""
         wished = {"growth": growth, "growth_tolerance": tolerance}
-        configuration = self.configuration.model_copy(update=wished)
-        return (
-            self
-            if configuration == self.configuration
-            else replace(self, configuration=configuration)
-        )
+        return replace(self, configuration=self.configuration.model_copy(update=wished))
 
     def keeping(self, shape: ModelShape, refusal: Rejection) -> Wish:
         """Return the wish with another model than the declared one, and why that is not had.
