@@ -10,7 +10,7 @@ import yaml
 
 from modelscaling.protocol import CHECKPOINT_MOUNT
 from tests.conftest import ROOT
-from tests.e2e.steady import causes, lost_steps, saved, steady_spec
+from tests.e2e.steady import begin, causes, finish, lost_steps, saved, steady_spec
 from tests.live_run import LiveRun, condition_of, step_of
 
 if TYPE_CHECKING:
@@ -92,6 +92,39 @@ def test_what_cannot_be_grown_is_refused_and_the_run_trains_on(
     assert "spec.model.layers" in message
     assert after["model"] == before["model"]
     assert after.get("rescales", []) == []
+
+
+def test_growth_that_raises_the_loss_is_taken_back_and_leaves_no_trace(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "jumps", step=300)
+
+    run.patch(model={"layers": 4, "growth": {"mode": "Stack", "tolerance": "0.001"}})
+    message = run.wait_for_condition("Accepted", "GrowthRejected")
+    status = finish(run, undisturbed)
+
+    assert "0.0010 more is allowed" in message
+    assert causes(status) == ["GrowthRejected"]
+    assert lost_steps(status) == 0
+    (record,) = status["rescales"]
+    assert float(record["lossAfter"]) > float(record["lossBefore"]) + 0.001
+
+
+def test_a_run_grows_by_its_schedule_without_anybodys_hand(
+    cluster: Cluster, run_namespace: str
+) -> None:
+    run = LiveRun(cluster=cluster, namespace=run_namespace, name="scheduled")
+    stages = [{"tokens": 24 * 64 * at, "layers": layers} for at, layers in ((100, 3), (200, 4))]
+    growth = {"schedule": stages, "rewarmupSteps": 20}
+    run.apply(steady_spec(model__growth=growth, training__tokens=24 * 64 * 300))
+    status = run.wait_for_state("Complete")
+    run.delete()
+
+    assert causes(status) == ["ModelGrown", "ModelGrown"]
+    assert lost_steps(status) == 0
+    first, second = (record["step"] for record in status["rescales"])
+    assert 100 <= first < 200 <= second < 300
+    assert status["progress"]["step"] == 300
 
 
 def test_a_run_awaits_another_and_begins_with_its_weights(
