@@ -1,7 +1,7 @@
 """Measure training against peers, and print one report of ratios; below 1 is better.
 
     OMP_NUM_THREADS=1 python -m bench [--section S XS two start checkpoint elastic growth]
-                                      [--rounds 7] [--goodput-seconds 300] [--growth-steps 500]
+                                      [--rounds 7] [--goodput-seconds 300] [--growth-steps 400]
 
 `make bench` installs what the peers need and does that. Each number is the median over rounds of
 the ratio within a round, in which all took their turn, and behind it the ends of the middle half.
