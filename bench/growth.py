@@ -1,5 +1,6 @@
 """Does growing pay? A small model that is trained, grown and trained on, against the large model
-trained from scratch, for the same FLOPs, on real text, with three seeds.
+trained from scratch, for the same FLOPs, on real text, with three seeds; and beside them the small
+model that never grows, which may be the best use of so few FLOPs.
 
 As a user would do it: `modelscaling train`, `modelscaling grow` and `modelscaling train` again, on
 the sources of Python's standard library as bytes. With the same seed both ways see the same samples
@@ -44,6 +45,7 @@ _BATCH = 8
 _LEARNING_RATE = "3e-3"
 _WARM_UP_STEPS = 20
 _NEVER = 1_000_000
+_BEFORE = "before growth"
 _SMALL = ModelShape(
     layers=4,
     hidden_size=64,
@@ -115,25 +117,33 @@ class _Seed:
         self._environment = environment
 
     def pairs(self) -> Mapping[str, Pair]:
-        """Return both losses for each way to grow."""
-        small = self._directory / "small"
-        self._train("small", self._budget.small_phase(), small)
-        scratch: dict[ModelShape, _Trained] = {}
+        """Return the losses for each way to grow."""
+        self._train(_BEFORE, self._budget.small_phase())
+        scratch = {
+            shape: self._train(
+                f"{shape.layers} layers of {shape.hidden_size} from scratch",
+                self._budget.scratch_phase(shape),
+            )
+            for shape in (_SMALL, _DEEP, _WIDE)
+        }
         found = {}
-        for number, growth in enumerate(_GROWTHS):
-            if growth.shape not in scratch:
-                phase = self._budget.scratch_phase(growth.shape)
-                output = self._directory / f"scratch{len(scratch)}"
-                scratch[growth.shape] = self._train("from scratch", phase, output)
-            output = self._directory / f"grown{number}"
-            self._run("grow", str(small), str(output), *_grow_options(growth, seed=self._seed))
-            grown = self._train(growth.name, self._budget.grown_phase(growth.shape), output)
+        for growth in _GROWTHS:
+            self._run(
+                "grow",
+                str(self._directory / _BEFORE),
+                str(self._directory / growth.name),
+                *_grow_options(growth, seed=self._seed),
+            )
+            grown = self._train(growth.name, self._budget.grown_phase(growth.shape))
             _check_samples(grown, scratch[growth.shape])
-            found[growth.name] = Pair(grown=grown.loss, scratch=scratch[growth.shape].loss)
+            found[growth.name] = Pair(
+                grown=grown.loss, scratch=scratch[growth.shape].loss, small=scratch[_SMALL].loss
+            )
         return found
 
-    def _train(self, name: str, phase: Phase, output: Path) -> _Trained:
-        """Train, or train on, until the end of a phase."""
+    def _train(self, name: str, phase: Phase) -> _Trained:
+        """Train, or train on, until the end of a phase; what is saved is named as this."""
+        output = self._directory / name
         file = self._directory / "run.json"
         file.write_text(json.dumps(_document(phase, seed=self._seed)))
         lines = self._run("train", f"--file={file}", "--processes=1", f"--output={output}")
@@ -144,8 +154,7 @@ class _Seed:
         )
         print(
             f"seed {self._seed}, {name}, {phase.shape.parameters():,} parameters, "
-            f"{len(steps)} steps up to {phase.until_step}, {self._budget.tokens(phase):,} tokens: "
-            f"{trained.loss:.4f}",
+            f"step {phase.until_step}, {self._budget.tokens(phase):,} tokens: {trained.loss:.4f}",
             flush=True,
         )
         return trained

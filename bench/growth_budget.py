@@ -51,17 +51,17 @@ class Budget:
         left = self.flops - before * self._of_a_step(self.small)
         return self._last_phase(large, before + round(left / self._of_a_step(large)))
 
-    def scratch_phase(self, large: ModelShape) -> Phase:
-        """Return how the large model trains from its first step on."""
-        return self._last_phase(large, round(self.flops / self._of_a_step(large)))
+    def scratch_phase(self, shape: ModelShape) -> Phase:
+        """Return how a model trains from its first step on that does not grow."""
+        return self._last_phase(shape, round(self.flops / self._of_a_step(shape)))
 
     def tokens(self, phase: Phase) -> int:
         """Return how many tokens the run has trained on at the end of a phase."""
         return phase.until_step * self.batch * phase.shape.context_length
 
-    def _last_phase(self, large: ModelShape, until_step: int) -> Phase:
-        decay_steps = round(DECAY_PART * self.flops / self._of_a_step(large))
-        return Phase(shape=large, until_step=until_step, decay_steps=decay_steps)
+    def _last_phase(self, shape: ModelShape, until_step: int) -> Phase:
+        decay_steps = round(DECAY_PART * self.flops / self._of_a_step(shape))
+        return Phase(shape=shape, until_step=until_step, decay_steps=decay_steps)
 
     def _of_a_step(self, shape: ModelShape) -> int:
         return self.batch * shape.context_length * shape.flops_per_token()

@@ -21,6 +21,8 @@ class Pair:
 
     grown: float
     scratch: float
+    small: float
+    """Of the model that never grows, for the same FLOPs."""
 
     @property
     def difference(self) -> float:
@@ -59,12 +61,13 @@ class Difference:
 def table(pairs: Mapping[str, Sequence[Pair]]) -> Iterator[str]:
     """Yield the lines of a table with a row for each way to grow, by its name."""
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
-    yield f"| | from scratch | grown | {seeds} | difference | |"
-    yield "|---" * (len(SEEDS) + 5) + "|"
+    yield f"| | small | from scratch | grown | {seeds} | difference | |"
+    yield "|---" * (len(SEEDS) + 6) + "|"
     for name, of_seeds in pairs.items():
         difference = Difference.of(of_seeds)
         cells = (
             name,
+            f"{statistics.mean(pair.small for pair in of_seeds):.3f}",
             f"{statistics.mean(pair.scratch for pair in of_seeds):.3f}",
             f"{statistics.mean(pair.grown for pair in of_seeds):.3f}",
             *(f"{pair.difference:+.3f}" for pair in of_seeds),
