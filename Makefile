@@ -50,7 +50,7 @@ format: install ## Format the code
 generate: install ## Write everything that is generated: the CRD, the chart's copy, dashboards, reference
 	$(BIN)/python -m tools.generate
 
-bench: install .bench/installed ## Measure speed against peers in one run; takes an hour and a half
+bench: install .bench/installed ## Measure speed against peers, and what growing is worth; takes 100 minutes
 	PYTHONPATH=.bench OMP_NUM_THREADS=1 $(BIN)/python -m bench
 
 .bench/installed: bench/requirements.txt

@@ -1,13 +1,14 @@
 """Measure training against peers, and print one report of ratios; below 1 is better.
 
-    OMP_NUM_THREADS=1 python -m bench [--section S XS two start checkpoint elastic] [--rounds 7]
-                                      [--goodput-seconds 300]
+    OMP_NUM_THREADS=1 python -m bench [--section S XS two start checkpoint elastic growth]
+                                      [--rounds 7] [--goodput-seconds 300] [--growth-steps 400]
 
 `make bench` installs what the peers need and does that. Each number is the median over rounds of
 the ratio within a round, in which all took their turn, and behind it the ends of the middle half.
 Every process has one thread, and no more of them compute at once than the machine has cores. On a
 CPU without bfloat16 products all is in Float32: BFloat16 would compare our fallback to float32
-with an emulation that is up to 200 times slower.
+with an emulation that is up to 200 times slower. The section growth compares losses and no times
+(`bench/growth.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench import checkpoint, elastic
+from bench import checkpoint, elastic, growth
 from bench.case import XS, S
 from bench.contest import Ratio, hold
 from bench.first_step import time_starts
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_STEP_S = 3.0
 _ELASTIC = "elastic"
+_GROWTH = "growth"
 
 
 def one_thread(case: Case, target: float, precision: Precision, rounds: int) -> None:
@@ -129,6 +131,11 @@ def elasticity(precision: Precision, rounds: int, *, goodput_seconds: float) -> 
     elastic.measure(precision, rounds=-(-rounds // 2), goodput_seconds=goodput_seconds)
 
 
+def growing(_: Precision, __: int, *, steps: int) -> None:
+    """Compare losses, which neither rounds nor the machine change."""
+    growth.measure(steps=steps)
+
+
 SECTIONS: Mapping[str, Callable[[Precision, int], None]] = {
     "S": partial(one_thread, S, 0.72),
     "XS": partial(one_thread, XS, 0.65),
@@ -163,15 +170,22 @@ def _print_steps(
 
 def main() -> None:
     """Measure the sections that are asked for, or all."""
-    names = [*SECTIONS, _ELASTIC]
+    names = [*SECTIONS, _ELASTIC, _GROWTH]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--section", choices=names, nargs="+", default=names)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--goodput-seconds", type=float, default=300.0, help="0 leaves it out")
+    parser.add_argument(
+        "--growth-steps",
+        type=int,
+        default=growth.STEPS,
+        help=f"of a run of growth; with {growth.STEPS}, all take {growth.DURATION}",
+    )
     arguments = parser.parse_args()
     sections: dict[str, Callable[[Precision, int], None]] = {
         **SECTIONS,
         _ELASTIC: partial(elasticity, goodput_seconds=arguments.goodput_seconds),
+        _GROWTH: partial(growing, steps=arguments.growth_steps),
     }
     # What was started is ended on the way out, which a signal would cut off.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))

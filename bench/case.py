@@ -6,8 +6,12 @@ S and XS are the models of examples/stdlib-20m.yaml and examples/stdlib-3m.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from modelscaling.shape import ModelShape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,21 @@ class Case:
     def flops(self) -> int:
         """Of a step, by the PaLM convention."""
         return self.batch * self.shape.context_length * self.shape.flops_per_token()
+
+
+def model_spec(shape: ModelShape) -> Mapping[str, object]:
+    """Return the `spec.model` that declares a shape of Llama's family."""
+    return {
+        "layers": shape.layers,
+        "hiddenSize": shape.hidden_size,
+        "heads": shape.heads,
+        "kvHeads": shape.kv_heads,
+        "headSize": shape.head_size,
+        "feedForwardSize": shape.feed_forward_size,
+        "vocabularySize": shape.vocabulary_size,
+        "contextLength": shape.context_length,
+        "tiedEmbeddings": shape.tied_embeddings,
+    }
 
 
 def _shape(layers: int, hidden: int, feed_forward: int, context: int) -> ModelShape:

@@ -6,7 +6,6 @@ no checkpoints here; torchrun's script saves each step to memory, the best that 
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from bench import goodput
 from bench.case import ELASTIC_CASES
 from bench.contest import Ratio
+from bench.environment import compiled_modules
 from bench.outage import Change, tour
 from bench.pods import our_pods
 from bench.torchrun import torchrun
@@ -57,7 +57,7 @@ def _changes(precision: Precision, *, rounds: int) -> None:
     """Lead both sides through all changes, and print a table for each case."""
     for case in ELASTIC_CASES.values():
         taken: dict[str, list[Mapping[Change, Outage]]] = {side: [] for side in _SIDES}
-        with _environment() as environment:
+        with compiled_modules() as environment:
             for _ in range(rounds):
                 for side, start in _SIDES.items():
                     taken[side].append(
@@ -74,23 +74,13 @@ def _goodputs(precision: Precision, *, seconds: float) -> None:
     print(f"| steps in {seconds:.0f} s | disturbed | undisturbed | ratio |")
     print("|---|---|---|---|")
     case = ELASTIC_CASES["XS"]
-    with _environment() as environment:
+    with compiled_modules() as environment:
         for side, start in _SIDES.items():
             disturbed, undisturbed = goodput.measure(
                 partial(_started, start, case, precision, environment), seconds=seconds
             )
             ratio = disturbed / undisturbed
             print(f"| {side} | {disturbed} | {undisturbed} | {ratio:.3f} |", flush=True)
-
-
-@contextmanager
-def _environment() -> Iterator[Mapping[str, str]]:
-    """Yield the environment of both sides' processes. All but the first start with modules that
-    were compiled before, as in an image, wherever this machine's Python may write them.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        yield {**kept, "PYTHONPYCACHEPREFIX": name}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from threading import Timer
 from typing import TYPE_CHECKING
 
+from bench.case import model_spec
 from bench.ours import write_text
 from bench.processes import children
 from modelscaling.api.modelscaling import API_VERSION, KIND
@@ -60,22 +61,12 @@ def time_starts(case: Case, precision: Precision, *, rounds: int) -> Mapping[str
 
 
 def _our_command(case: Case, precision: Precision, directory: Path) -> list[str]:
-    shape = case.shape
     document = {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"name": "bench"},
         "spec": {
-            "model": {
-                "layers": shape.layers,
-                "hiddenSize": shape.hidden_size,
-                "heads": shape.heads,
-                "kvHeads": shape.kv_heads,
-                "feedForwardSize": shape.feed_forward_size,
-                "vocabularySize": shape.vocabulary_size,
-                "contextLength": shape.context_length,
-                "tiedEmbeddings": shape.tied_embeddings,
-            },
+            "model": model_spec(case.shape),
             "data": {"text": {"path": str(write_text(directory))}, "tokenizer": "Byte"},
             "training": {
                 "tokens": "100M",
