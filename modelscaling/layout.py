@@ -110,6 +110,19 @@ def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     }
 
 
+def layers_above(name: str, layers: int) -> int:
+    """Return how many layers lie between a weight and the output, its own included, where the
+    input table counts as one: 0 for the head and the last norm, `layers` + 1 for the table.
+    """
+    if name in {HEAD, FINAL_NORM}:
+        return 0
+    return layers + 1 if name == EMBEDDING else layers - _layer_of(name)
+
+
+def _layer_of(name: str) -> int:
+    return int(name.removeprefix(_LAYER).partition(".")[0])
+
+
 def _layer_weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight of a layer, in the order of the forward pass."""
     hidden, feed_forward = shape.hidden_size, shape.feed_forward_size
@@ -169,7 +182,7 @@ def _stages_of(name: str, stages: list[range], *, is_tied: bool) -> list[int]:
         return [0, last] if is_tied and last else [0]
     if name in {HEAD, FINAL_NORM}:
         return [last]
-    layer = int(name.removeprefix(_LAYER).partition(".")[0])
+    layer = _layer_of(name)
     return [stage for stage, layers in enumerate(stages) if layer in layers]
 
 

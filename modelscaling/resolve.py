@@ -21,6 +21,7 @@ from modelscaling.configuration import (
     DataConfiguration,
     EarlyStoppingConfiguration,
     InitFromConfiguration,
+    LearningRateFactor,
     OptimizerConfiguration,
     RunConfiguration,
     TrainingConfiguration,
@@ -29,6 +30,7 @@ from modelscaling.configuration import (
 from modelscaling.freezing import freezing_problems
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.layout import weights
+from modelscaling.learning_rates import learning_rate_problems
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload, check_mesh, choose_mesh
 from modelscaling.pod_resources import trainer_resources
@@ -149,7 +151,7 @@ def resolve_configuration(
                 )
             ]
         )
-    _check_freezing(spec.training, shape)
+    _check_patterns(spec.training, shape)
     training = spec.training
     tokens_per_step = training.global_batch_size * shape.context_length
     total_steps = -(-_tokens(training) // tokens_per_step)
@@ -185,10 +187,16 @@ def resolve_configuration(
     )
 
 
-def _check_freezing(training: TrainingSpec, shape: ModelShape) -> None:
+def _check_patterns(training: TrainingSpec, shape: ModelShape) -> None:
+    names = weights(shape)
     problems = [
         Problem(field="spec.training.freeze", message=message)
-        for message in freezing_problems(weights(shape), training.freeze)
+        for message in freezing_problems(names, training.freeze)
+    ]
+    patterns = [each.weights for each in training.learning_rate_factors]
+    problems += [
+        Problem(field=f"spec.training.learningRateFactors[{index}].weights", message=message)
+        for index, message in learning_rate_problems(names, patterns, training.freeze)
     ]
     if problems:
         raise InvalidSpecError(problems)
@@ -232,6 +240,14 @@ def _optimizer(training: TrainingSpec, total_steps: int) -> OptimizerConfigurati
         epsilon=float(training.epsilon),
         gradient_clip_norm=float(training.gradient_clip_norm),
         freeze=training.freeze,
+        learning_rate_factors=tuple(
+            LearningRateFactor(
+                weights=each.weights,
+                factor=float(each.factor or 1),
+                layer_decay=float(each.layer_decay or 1),
+            )
+            for each in training.learning_rate_factors
+        ),
     )
 
 

@@ -140,6 +140,26 @@ def test_weights_that_stay_are_those_of_the_model() -> None:
         _configuration(training__freeze=["layers.2.*"])
 
 
+def test_learning_rate_factors_are_of_weights_that_are_trained() -> None:
+    factors = [{"layerDecay": "0.9"}, {"weights": "layers.0.*", "factor": "0.5"}]
+
+    optimizer = _configuration(training__learningRateFactors=factors).optimizer
+
+    assert [
+        (each.weights, each.factor, each.layer_decay) for each in (optimizer.learning_rate_factors)
+    ] == [("*", 1.0, 0.9), ("layers.0.*", 0.5, 1.0)]
+    with pytest.raises(
+        InvalidSpecError,
+        match=r"spec\.training\.learningRateFactors\[1\]\.weights: 'layers\.0\.\*' matches only "
+        r"weights that training\.freeze keeps",
+    ):
+        _configuration(training__learningRateFactors=factors, training__freeze=["layers.0.*"])
+    with pytest.raises(
+        InvalidSpecError, match=r"learningRateFactors\[0\]\.weights: 'head' matches no"
+    ):
+        _configuration(training__learningRateFactors=[{"weights": "head", "factor": "2"}])
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.name)
 def test_an_example_is_a_run(file: Path) -> None:
     for document in model_scalings(str(file), read_documents(str(file))):

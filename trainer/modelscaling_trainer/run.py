@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from modelscaling.growth.trained_model import TrainedModel
+from modelscaling.learning_rates import learning_rate_factors
 from modelscaling_trainer import compilation
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
@@ -275,7 +276,9 @@ class Run:
             for name, whole in model.heritage().items()
             if name in weights
         }
-        optimizer = AdamW(weights, self._configuration.optimizer, heritage)
+        settings = self._configuration.optimizer
+        factors = learning_rate_factors(model.shape, settings.learning_rate_factors)
+        optimizer = AdamW(weights, settings, heritage, factors=factors)
         return TrainingState(part, optimizer, lineage=model.lineage)
 
     def _begin_saving(self, group: Group, state: TrainingState, taken: Taken) -> None:
