@@ -15,8 +15,17 @@ def is_frozen(name: str, patterns: Collection[str]) -> bool:
     return any(matches(name, pattern) for pattern in patterns)
 
 
-def freezing_problems(names: Collection[str], patterns: Collection[str]) -> Iterator[str]:
-    """Yield what is wrong with patterns for a model with weights of these names."""
-    yield from filter(None, (unmatched_problem(pattern, names) for pattern in patterns))
-    if all(is_frozen(name, patterns) for name in names):
+def freezing_problems(
+    names: Collection[str], trained: Collection[str], patterns: Collection[str]
+) -> Iterator[str]:
+    """Yield what is wrong with patterns for a model with weights of these names, of which some are
+    trained without them.
+    """
+    for pattern in patterns:
+        unmatched = unmatched_problem(pattern, names)
+        if unmatched:
+            yield unmatched
+        elif not any(matches(name, pattern) for name in trained):
+            yield f"{pattern!r} matches only weights that model.lora keeps anyway; remove it"
+    if all(is_frozen(name, patterns) for name in trained):
         yield f"no weight is left to train beside {', '.join(map(repr, patterns))}; remove one"

@@ -13,12 +13,16 @@ from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from modelscaling.mesh import Mesh
     from modelscaling.shape import ModelShape
 
 EMBEDDING = "embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "norm.weight"
+LORA_A, LORA_B = "lora_A", "lora_B"
+"""What the names of a matrix' adapters end with, in place of `weight`."""
 _LAYER = "layers."
 
 _TENSOR_DIMENSION = {
@@ -36,6 +40,13 @@ _TENSOR_DIMENSION = {
     "up_proj.weight": 0,
     "o_proj.weight": 1,
     "down_proj.weight": 1,
+    "q_proj.lora_B": 0,
+    "k_proj.lora_B": 0,
+    "v_proj.lora_B": 0,
+    "gate_proj.lora_B": 0,
+    "up_proj.lora_B": 0,
+    "o_proj.lora_A": 1,
+    "down_proj.lora_A": 1,
 }
 """The dimension that tensor parallelism cuts, by the end of the weight's name; others are whole."""
 
@@ -92,10 +103,11 @@ class Piece:
 
 
 def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every trainable tensor, by the name that the decoder gives it, in the
-    order of the forward pass. A tied table is there once, as the embedding.
+    """Return the shape of every weight, by the name that the decoder gives it, in the order of the
+    forward pass, a layer's adapters last. A tied table is there once, as the embedding.
     """
     layer = _layer_weights(shape)
+    layer |= _adapters(shape, layer)
     hidden = shape.hidden_size
     table = (shape.vocabulary_size, hidden)
     return {
@@ -108,6 +120,33 @@ def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         FINAL_NORM: (hidden,),
         **({} if shape.tied_embeddings else {HEAD: table}),
     }
+
+
+def _adapters(
+    shape: ModelShape, layer: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    if shape.lora is None:
+        return {}
+    rank = shape.lora.rank
+    targets = [name for name in layer if name.split(".")[-2] in shape.lora.targets]
+    return {
+        name.removesuffix("weight") + end: size
+        for name in targets
+        if name.endswith(".weight")
+        for end, size in ((LORA_A, (rank, layer[name][1])), (LORA_B, (layer[name][0], rank)))
+    }
+
+
+def trained_weights(shape: ModelShape) -> list[str]:
+    """Return the names of the weights that may be trained, which have gradients and moments: all,
+    or of a model with adapters these.
+    """
+    return [name for name in weights(shape) if shape.lora is None or is_adapter(name)]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight is one of the two matrices of an adapter."""
+    return name.endswith((LORA_A, LORA_B))
 
 
 def layers_above(name: str, layers: int) -> int:

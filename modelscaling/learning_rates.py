@@ -8,7 +8,6 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from modelscaling.freezing import is_frozen
 from modelscaling.layout import layers_above, weights
 from modelscaling.weight_pattern import matches, unmatched_problem
 
@@ -37,16 +36,15 @@ def learning_rate_factors(
 
 
 def learning_rate_problems(
-    names: Collection[str], patterns: Sequence[str], freeze: Collection[str]
+    names: Collection[str], trained: Collection[str], patterns: Sequence[str]
 ) -> Iterator[tuple[int, str]]:
-    """Yield what is wrong with the patterns for a model with weights of these names, of which
-    those that match `freeze` stay as they are; each with the pattern's index.
+    """Yield what is wrong with the patterns for a model with weights of these names, of which some
+    are trained; each with the pattern's index.
     """
-    trained = [name for name in names if not is_frozen(name, freeze)]
     for index, pattern in enumerate(patterns):
         unmatched = unmatched_problem(pattern, names)
         if unmatched:
             yield index, unmatched
         elif not any(matches(name, pattern) for name in trained):
-            frozen = "matches only weights that training.freeze keeps; remove it, or what freezes"
-            yield index, f"{pattern!r} {frozen} them"
+            frozen = "matches only weights that stay as they are by training.freeze or model.lora"
+            yield index, f"{pattern!r} {frozen}; remove it"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.data import BuiltInTokenizer
+from modelscaling.api.lora import LoraTarget
 from modelscaling.api.model import GrowthPolicy
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.parallelism import ParallelismStrategy
@@ -27,9 +28,9 @@ from modelscaling.configuration import (
     TrainingConfiguration,
     WeightsFormat,
 )
-from modelscaling.freezing import freezing_problems
+from modelscaling.freezing import freezing_problems, is_frozen
 from modelscaling.growth.mode import GrowthMode
-from modelscaling.layout import weights
+from modelscaling.layout import trained_weights, weights
 from modelscaling.learning_rates import learning_rate_problems
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload, check_mesh, choose_mesh
@@ -37,11 +38,12 @@ from modelscaling.pod_resources import trainer_resources
 from modelscaling.preset import PRESETS
 from modelscaling.protocol import SOURCE_MOUNT
 from modelscaling.quantity import parse_quantity
-from modelscaling.shape import ModelShape
+from modelscaling.shape import Lora, ModelShape
 from modelscaling.size import shape_of_size
 
 if TYPE_CHECKING:
     from modelscaling.api.init_from import InitFromSpec
+    from modelscaling.api.lora import LoraSpec
     from modelscaling.api.model import ModelSpec
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.api.parallelism import ParallelismSpec
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from modelscaling.plan import Plan
 
 BYTE_VOCABULARY = 256
-_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from"}
+_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from", "lora"}
 """What spec.model says beside the shape's own numbers."""
 _GROWTH_MODES = {
     GrowthPolicy.PRESERVE: GrowthMode.PRESERVE,
@@ -78,9 +80,14 @@ def resolve_shape(model: ModelSpec, *, default_vocabulary: int | None) -> ModelS
             "heads", base.heads
         )
     try:
-        return replace(base, **given)
+        return replace(base, **given, lora=None if model.lora is None else _lora(model.lora))
     except ValueError as error:
         raise InvalidSpecError([Problem(field="spec.model", message=str(error))]) from None
+
+
+def _lora(spec: LoraSpec) -> Lora:
+    targets = tuple(target.value for target in LoraTarget if target in spec.targets)
+    return Lora(rank=spec.rank, alpha=float(spec.alpha), targets=targets)
 
 
 def _base_shape(model: ModelSpec, default_vocabulary: int | None) -> ModelShape:
@@ -188,15 +195,16 @@ def resolve_configuration(
 
 
 def _check_patterns(training: TrainingSpec, shape: ModelShape) -> None:
-    names = weights(shape)
+    names, trained = weights(shape), trained_weights(shape)
     problems = [
         Problem(field="spec.training.freeze", message=message)
-        for message in freezing_problems(names, training.freeze)
+        for message in freezing_problems(names, trained, training.freeze)
     ]
     patterns = [each.weights for each in training.learning_rate_factors]
+    unfrozen = [name for name in trained if not is_frozen(name, training.freeze)]
     problems += [
         Problem(field=f"spec.training.learningRateFactors[{index}].weights", message=message)
-        for index, message in learning_rate_problems(names, patterns, training.freeze)
+        for index, message in learning_rate_problems(names, unfrozen, patterns)
     ]
     if problems:
         raise InvalidSpecError(problems)

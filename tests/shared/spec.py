@@ -224,6 +224,19 @@ BROKEN_RULES = [
         id="early stopping without held-out data",
     ),
     pytest.param(
+        {"model__lora": {"rank": 4}},
+        "spec.model.lora",
+        "lora of rank=4 trains beside weights that stay as they are, and without initFrom these "
+        "would be draws; give initFrom, or remove lora",
+        id="adapters of draws",
+    ),
+    pytest.param(
+        {"model__lora": {"alpha": "0"}, "model__initFrom": {"checkpoint": {"path": "/a"}}},
+        "spec.model.lora.alpha",
+        'alpha=0 must be above 0, such as "16"',
+        id="adapters that add nothing",
+    ),
+    pytest.param(
         {"model__initFrom": {}},
         "spec.model.initFrom",
         "initFrom takes exactly one of huggingFace, checkpoint and modelScaling; give one",

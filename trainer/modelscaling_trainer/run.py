@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from modelscaling.growth.trained_model import TrainedModel
+from modelscaling.layout import trained_weights
 from modelscaling.learning_rates import learning_rate_factors
 from modelscaling_trainer import compilation
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
     from modelscaling.mesh import Mesh
     from modelscaling.protocol import Progress
+    from modelscaling.shape import ModelShape
     from modelscaling_trainer.parallel.meshes import AxisGroups
 
 __all__ = ["Group", "Outcome", "ProcessFigures", "Request", "Requests", "Run"]
@@ -270,7 +272,8 @@ class Run:
             device=self._device,
         )
         part.spread(axes)
-        weights = {name: shard.tensor for name, shard in part.weights.items()}
+        trained = trained_weights(model.shape)
+        weights = {name: part.weights[name].tensor for name in trained if name in part.weights}
         heritage = {
             name: whole.within(part.weights[name].piece.region)
             for name, whole in model.heritage().items()
@@ -331,7 +334,7 @@ class Run:
             gradient=gradient,
             computation=computing,
             reader=reader,
-            tied_ends=formed.axes.ends if configuration.model.tied_embeddings else None,
+            tied_ends=formed.axes.ends if _trains_tied_table(configuration.model) else None,
             before_update=self._writer.settle if self._writer else _nothing,
         )
         return Loop(
@@ -360,6 +363,10 @@ class Run:
                 peak_flops=formed.taken.peak_flops,
             ),
         )
+
+
+def _trains_tied_table(shape: ModelShape) -> bool:
+    return shape.tied_embeddings and shape.lora is None
 
 
 def _ignore(_: ProcessFigures) -> None:
