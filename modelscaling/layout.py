@@ -106,8 +106,8 @@ def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight, by the name that the decoder gives it, in the order of the
     forward pass, a layer's adapters last. A tied table is there once, as the embedding.
     """
-    layer = _layer_weights(shape)
-    layer |= _adapters(shape, layer)
+    matrices = _layer_weights(shape)
+    layer = matrices | _adapters(shape, matrices)
     hidden = shape.hidden_size
     table = (shape.vocabulary_size, hidden)
     return {
@@ -127,13 +127,13 @@ def _adapters(
 ) -> dict[str, tuple[int, ...]]:
     if shape.lora is None:
         return {}
-    rank = shape.lora.rank
-    targets = [name for name in layer if name.split(".")[-2] in shape.lora.targets]
+    rank, targets = shape.lora.rank, shape.lora.targets
+    matrices = {name: size for name, size in layer.items() if name.endswith("_proj.weight")}
     return {
-        name.removesuffix("weight") + end: size
-        for name in targets
-        if name.endswith(".weight")
-        for end, size in ((LORA_A, (rank, layer[name][1])), (LORA_B, (layer[name][0], rank)))
+        name.removesuffix("weight") + end: adapter
+        for name, (outputs, inputs) in matrices.items()
+        if name.split(".")[-2] in targets
+        for end, adapter in ((LORA_A, (rank, inputs)), (LORA_B, (outputs, rank)))
     }
 
 

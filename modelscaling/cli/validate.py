@@ -94,6 +94,7 @@ def judge(document: Mapping[str, Any]) -> Report:
         plan = resolve_plan(spec)
     except InvalidSpecError as error:
         return Report(name=name, problems=tuple(error.problems))
+    advice = advise_balance(configuration)
     return Report(
         name=name,
         parameters=configuration.model.parameters(),
@@ -106,7 +107,7 @@ def judge(document: Mapping[str, Any]) -> Report:
                 {"mesh": str(other.mesh), "reason": other.reason} for other in plan.rejected
             ),
         ),
-        advice=(advise_balance(configuration).model_dump(),),
+        advice=() if advice is None else (advice.model_dump(),),
     )
 
 

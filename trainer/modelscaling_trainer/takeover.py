@@ -301,28 +301,25 @@ def _move(
     device: torch.device,
 ) -> None:
     """Fill `new` from the memories of the ranks that hold the state."""
-    plan = [
-        *transfers(
-            decision.model.shape,
-            before=decision.mesh,
-            holders=decision.holders,
-            after=group.mesh,
-            needed=partial(becoming.needed, group.mesh) if becoming.growth else None,
-        )
-    ]
+    plan = transfers(
+        decision.model.shape,
+        before=decision.mesh,
+        holders=decision.holders,
+        after=group.mesh,
+        needed=partial(becoming.needed, group.mesh) if becoming.growth else None,
+    )
     trained = {*trained_weights(decision.model.shape)}
     counters = becoming.counters(before)
     with new.changing(counters) if new is not None else nullcontext():
         filled = becoming.shards_before(new) if new is not None else {}
-        for is_trained, kinds in ((True, (MODEL, *MOMENTS)), (False, (MODEL,))):
-            move(
-                [transfer for transfer in plan if (transfer.weight in trained) is is_trained],
-                rank=group.rank,
-                old=_parts(decision, held),
-                new=filled,
-                kinds=kinds,
-                through=_HOST if decision.needs_snapshots else device,
-            )
+        move(
+            plan,
+            rank=group.rank,
+            old=_parts(decision, held),
+            new=filled,
+            kinds=lambda weight: (MODEL, *MOMENTS) if weight in trained else (MODEL,),
+            through=_HOST if decision.needs_snapshots else device,
+        )
         if new is not None:
             becoming.finish(new, filled)
     if new is not None:
