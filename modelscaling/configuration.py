@@ -49,6 +49,16 @@ class DataConfiguration(Message):
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
 
 
+class LearningRateFactor(Message):
+    """What the learning rate of some weights is multiplied by."""
+
+    weights: str
+    """Pattern of their names."""
+    factor: float
+    layer_decay: float
+    """A further factor for each layer between a weight and the output."""
+
+
 class OptimizerConfiguration(Message):
     """AdamW and the course of its learning rate; steps count from 0."""
 
@@ -68,6 +78,8 @@ class OptimizerConfiguration(Message):
     """Patterns of names of weights that stay as they are."""
     rewarmup_steps: int = 0
     """Steps after a growth in which the rate rises again from 0."""
+    learning_rate_factors: tuple[LearningRateFactor, ...] = ()
+    """All that match a weight are multiplied."""
 
 
 class EarlyStoppingConfiguration(Message):

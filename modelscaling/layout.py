@@ -13,12 +13,16 @@ from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from modelscaling.mesh import Mesh
     from modelscaling.shape import ModelShape
 
 EMBEDDING = "embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "norm.weight"
+LORA_A, LORA_B = "lora_A", "lora_B"
+"""What the names of a matrix' adapters end with, in place of `weight`."""
 _LAYER = "layers."
 
 _TENSOR_DIMENSION = {
@@ -36,6 +40,13 @@ _TENSOR_DIMENSION = {
     "up_proj.weight": 0,
     "o_proj.weight": 1,
     "down_proj.weight": 1,
+    "q_proj.lora_B": 0,
+    "k_proj.lora_B": 0,
+    "v_proj.lora_B": 0,
+    "gate_proj.lora_B": 0,
+    "up_proj.lora_B": 0,
+    "o_proj.lora_A": 1,
+    "down_proj.lora_A": 1,
 }
 """The dimension that tensor parallelism cuts, by the end of the weight's name; others are whole."""
 
@@ -92,10 +103,11 @@ class Piece:
 
 
 def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every trainable tensor, by the name that the decoder gives it, in the
-    order of the forward pass. A tied table is there once, as the embedding.
+    """Return the shape of every weight, by the name that the decoder gives it, in the order of the
+    forward pass, a layer's adapters last. A tied table is there once, as the embedding.
     """
-    layer = _layer_weights(shape)
+    matrices = _layer_weights(shape)
+    layer = matrices | _adapters(shape, matrices)
     hidden = shape.hidden_size
     table = (shape.vocabulary_size, hidden)
     return {
@@ -108,6 +120,46 @@ def weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         FINAL_NORM: (hidden,),
         **({} if shape.tied_embeddings else {HEAD: table}),
     }
+
+
+def _adapters(
+    shape: ModelShape, layer: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    if shape.lora is None:
+        return {}
+    rank, targets = shape.lora.rank, shape.lora.targets
+    matrices = {name: size for name, size in layer.items() if name.endswith("_proj.weight")}
+    return {
+        name.removesuffix("weight") + end: adapter
+        for name, (outputs, inputs) in matrices.items()
+        if name.split(".")[-2] in targets
+        for end, adapter in ((LORA_A, (rank, inputs)), (LORA_B, (outputs, rank)))
+    }
+
+
+def trained_weights(shape: ModelShape) -> list[str]:
+    """Return the names of the weights that may be trained, which have gradients and moments: all,
+    or of a model with adapters these.
+    """
+    return [name for name in weights(shape) if shape.lora is None or is_adapter(name)]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight is one of the two matrices of an adapter."""
+    return name.endswith((LORA_A, LORA_B))
+
+
+def layers_above(name: str, layers: int) -> int:
+    """Return how many layers lie between a weight and the output, its own included, where the
+    input table counts as one: 0 for the head and the last norm, `layers` + 1 for the table.
+    """
+    if name in {HEAD, FINAL_NORM}:
+        return 0
+    return layers + 1 if name == EMBEDDING else layers - _layer_of(name)
+
+
+def _layer_of(name: str) -> int:
+    return int(name.removeprefix(_LAYER).partition(".")[0])
 
 
 def _layer_weights(shape: ModelShape) -> dict[str, tuple[int, ...]]:
@@ -169,7 +221,7 @@ def _stages_of(name: str, stages: list[range], *, is_tied: bool) -> list[int]:
         return [0, last] if is_tied and last else [0]
     if name in {HEAD, FINAL_NORM}:
         return [last]
-    layer = int(name.removeprefix(_LAYER).partition(".")[0])
+    layer = _layer_of(name)
     return [stage for stage, layers in enumerate(stages) if layer in layers]
 
 

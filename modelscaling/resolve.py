@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.data import BuiltInTokenizer
+from modelscaling.api.lora import LoraTarget
 from modelscaling.api.model import GrowthPolicy
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.parallelism import ParallelismStrategy
@@ -22,23 +23,25 @@ from modelscaling.configuration import (
     DataConfiguration,
     EarlyStoppingConfiguration,
     InitFromConfiguration,
+    LearningRateFactor,
     OptimizerConfiguration,
     RunConfiguration,
     TrainingConfiguration,
     WeightsFormat,
 )
-from modelscaling.freezing import freezing_problems
+from modelscaling.freezing import freezing_problems, is_frozen
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.plan import UnreachableShapeError, plan_growth
 from modelscaling.growth.stages import Stage
-from modelscaling.layout import weights
+from modelscaling.layout import trained_weights, weights
+from modelscaling.learning_rates import learning_rate_problems
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload, check_mesh, choose_mesh
 from modelscaling.pod_resources import trainer_resources
 from modelscaling.preset import PRESETS
 from modelscaling.protocol import SOURCE_MOUNT
 from modelscaling.quantity import parse_quantity
-from modelscaling.shape import ModelShape
+from modelscaling.shape import Lora, ModelShape
 from modelscaling.size import shape_of_size
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
     from modelscaling.api.growth_stage import GrowthStageSpec
     from modelscaling.api.init_from import InitFromSpec
+    from modelscaling.api.lora import LoraSpec
     from modelscaling.api.model import GrowthSpec, ModelSpec
     from modelscaling.api.modelscaling import ModelScalingSpec
     from modelscaling.api.parallelism import ParallelismSpec
@@ -53,7 +57,7 @@ if TYPE_CHECKING:
     from modelscaling.plan import Plan
 
 BYTE_VOCABULARY = 256
-_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from"}
+_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from", "lora"}
 """What spec.model says beside the shape's own numbers."""
 _GROWTH_MODES = {
     GrowthPolicy.PRESERVE: GrowthMode.PRESERVE,
@@ -84,9 +88,14 @@ def resolve_shape(model: ModelSpec, *, default_vocabulary: int | None) -> ModelS
             "heads", base.heads
         )
     try:
-        return replace(base, **given)
+        return replace(base, **given, lora=None if model.lora is None else _lora(model.lora))
     except ValueError as error:
         raise InvalidSpecError([Problem(field="spec.model", message=str(error))]) from None
+
+
+def _lora(spec: LoraSpec) -> Lora:
+    targets = tuple(target.value for target in LoraTarget if target in spec.targets)
+    return Lora(rank=spec.rank, alpha=float(spec.alpha), targets=targets)
 
 
 def _base_shape(model: ModelSpec, default_vocabulary: int | None) -> ModelShape:
@@ -157,7 +166,7 @@ def resolve_configuration(
                 )
             ]
         )
-    _check_freezing(spec.training, shape)
+    _check_patterns(spec.training, shape)
     training = spec.training
     tokens_per_step = training.global_batch_size * shape.context_length
     total_steps = -(-_tokens(training) // tokens_per_step)
@@ -201,10 +210,17 @@ def _growth_tolerance(growth: GrowthSpec) -> float | None:
     return _PRESERVE_TOLERANCE if growth.mode is GrowthPolicy.PRESERVE else None
 
 
-def _check_freezing(training: TrainingSpec, shape: ModelShape) -> None:
+def _check_patterns(training: TrainingSpec, shape: ModelShape) -> None:
+    names, trained = weights(shape), trained_weights(shape)
     problems = [
         Problem(field="spec.training.freeze", message=message)
-        for message in freezing_problems(weights(shape), training.freeze)
+        for message in freezing_problems(names, trained, training.freeze)
+    ]
+    patterns = [each.weights for each in training.learning_rate_factors]
+    unfrozen = [name for name in trained if not is_frozen(name, training.freeze)]
+    problems += [
+        Problem(field=f"spec.training.learningRateFactors[{index}].weights", message=message)
+        for index, message in learning_rate_problems(names, unfrozen, patterns)
     ]
     if problems:
         raise InvalidSpecError(problems)
@@ -249,6 +265,14 @@ def _optimizer(spec: ModelScalingSpec, total_steps: int) -> OptimizerConfigurati
         gradient_clip_norm=float(training.gradient_clip_norm),
         freeze=training.freeze,
         rewarmup_steps=spec.model.growth.rewarmup_steps,
+        learning_rate_factors=tuple(
+            LearningRateFactor(
+                weights=each.weights,
+                factor=float(each.factor or 1),
+                layer_decay=float(each.layer_decay or 1),
+            )
+            for each in training.learning_rate_factors
+        ),
     )
 
 

@@ -53,6 +53,21 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """Adapters: two small matrices beside each target (Hu et al. 2021), which alone are trained."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    """Matrices of a layer, by transformers' names such as q_proj."""
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two is multiplied by."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The numbers that fix a decoder's function and size."""
 
@@ -77,6 +92,8 @@ class ModelShape:
     """None where rotary frequencies are those of rope_theta alone."""
     sliding_window: int | None = None
     """Tokens that a token sees, itself among them (Mistral 7B v0.1); None for all before it."""
+    lora: Lora | None = None
+    """None where all weights are trained."""
 
     def __post_init__(self) -> None:
         """Refuse a shape that no decoder can have."""
@@ -97,8 +114,14 @@ class ModelShape:
         Raises:
             TypeError, ValueError: it is no shape.
         """
-        scaling = fields.get("rope_scaling")
-        return cls(**{**fields, "rope_scaling": scaling and RopeScaling(**scaling)})
+        scaling, lora = fields.get("rope_scaling"), fields.get("lora")
+        return cls(
+            **{
+                **fields,
+                "rope_scaling": scaling and RopeScaling(**scaling),
+                "lora": lora and Lora(**{**lora, "targets": tuple(lora["targets"])}),
+            }
+        )
 
     def differences(self, fields: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the fields that another shape, as for `from_fields`, has otherwise: its value, and
@@ -121,7 +144,7 @@ class ModelShape:
         return self.vocabulary_size * self.hidden_size
 
     def parameters(self) -> int:
-        """Return the exact number of trainable parameters."""
+        """Return the exact number of parameters, without adapters."""
         query = self.heads * self.head_size
         key_value = self.kv_heads * self.head_size
         layer = (
@@ -134,15 +157,34 @@ class ModelShape:
         tables = self.embedding_parameters() * (1 if self.tied_embeddings else 2)
         return tables + self.layers * layer + self.hidden_size
 
+    def adapter_parameters(self) -> int:
+        """Return the exact number of parameters of the adapters, which alone are trained where
+        there are any.
+        """
+        if self.lora is None:
+            return 0
+        query, key_value = self.heads * self.head_size, self.kv_heads * self.head_size
+        ends = {
+            "q_proj": self.hidden_size + query,
+            "k_proj": self.hidden_size + key_value,
+            "v_proj": self.hidden_size + key_value,
+            "o_proj": self.hidden_size + query,
+        }
+        feed_forward = self.hidden_size + self.feed_forward_size
+        each = sum(ends.get(target, feed_forward) for target in self.lora.targets)
+        return self.layers * self.lora.rank * each
+
     def flops_per_token(self, convention: FlopsConvention = FlopsConvention.PALM) -> int:
-        """Return the FLOPs of forward and backward for one token at the full context."""
+        """Return the FLOPs of forward and backward for one token at the full context; weights that
+        adapters are trained beside have no gradient, a third of their own.
+        """
         parameters = self.parameters()
         if convention is not FlopsConvention.PALM and not self.tied_embeddings:
             parameters -= self.embedding_parameters()
         attention = 12 * self.layers * self.heads * self.head_size * self.context_length
         if convention is FlopsConvention.CAUSAL:
             attention //= 2
-        return 6 * parameters + attention
+        return (4 if self.lora else 6) * parameters + 6 * self.adapter_parameters() + attention
 
 
 def divisors(number: int) -> list[int]:

@@ -27,8 +27,12 @@ _SOURCE = "Hoffmann et al. 2022, arXiv:2203.15556"
 _SOURCE_OF_LONGER = "Hoffmann et al. 2022, arXiv:2203.15556; Sardana et al. 2024, arXiv:2401.00448"
 
 
-def advise_balance(configuration: RunConfiguration) -> Advice:
-    """Return what the planned tokens and the parameters of a run say; known before it starts."""
+def advise_balance(configuration: RunConfiguration) -> Advice | None:
+    """Return what the planned tokens and the parameters of a run say; known before it starts. None
+    where it begins with weights of a model that is trained already, on tokens that are not known.
+    """
+    if configuration.init_from is not None:
+        return None
     parameters = configuration.model.parameters()
     tokens = configuration.training.total_steps * configuration.tokens_per_step
     ratio = tokens / parameters

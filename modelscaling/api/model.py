@@ -18,6 +18,7 @@ from modelscaling.api.dimension import (
 )
 from modelscaling.api.growth_stage import GrowthStageSpec
 from modelscaling.api.init_from import InitFromSpec
+from modelscaling.api.lora import LoraSpec
 from modelscaling.preset import PRESETS
 
 
@@ -155,7 +156,14 @@ class ModelSpec(ApiModel):
     """InitFrom says whose weights the run begins with; without it they are drawn. It is read once,
     and never again once the run has a checkpoint of its own. It cannot be changed."""
 
-    immutable = (("initFrom", "create a new ModelScaling to begin with other weights"),)
+    lora: LoraSpec | None = None
+    """Lora trains small matrices beside those of the model, which stay as they are. Such a run does
+    not grow. It cannot be changed."""
+
+    immutable = (
+        ("initFrom", "create a new ModelScaling to begin with other weights"),
+        ("lora", "create a new ModelScaling with initFrom to train on with other adapters"),
+    )
 
     rules = (
         Rule(
@@ -170,6 +178,14 @@ class ModelSpec(ApiModel):
             field="",
         ),
         quantity_rule("parameters"),
+        Rule(
+            expression="!has(self.lora) || has(self.initFrom)",
+            message=(
+                "lora of rank={lora.rank} trains beside weights that stay as they are, and without "
+                "initFrom these would be draws; give initFrom, or remove lora"
+            ),
+            field="lora",
+        ),
         Rule(
             expression=(
                 "!has(self.parameters) || !(has(self.preset) || has(self.layers) || "

@@ -72,6 +72,49 @@ class ScheduleSpec(ApiModel):
     )
 
 
+class LearningRateFactorSpec(ApiModel):
+    """LearningRateFactor is what the learning rate of some weights is multiplied by."""
+
+    weights: Annotated[str, Field(min_length=1, max_length=253)] = "*"
+    """Weights is a pattern of names of weights, as in freeze."""
+
+    factor: Decimal | None = None
+    """Factor is what learningRate is multiplied by for them, above 0."""
+
+    layer_decay: Decimal | None = None
+    """LayerDecay is a factor for each layer between a weight and the output, above 0 and at most 1:
+    of a model with L layers, the last has a rate of layerDecay × learningRate, the first of
+    layerDecay^L, the input table of layerDecay^(L+1), also where it is the output head too; the
+    last norm and an output head of its own have the whole rate."""
+
+    rules = (
+        Rule(
+            expression="has(self.factor) || has(self.layerDecay)",
+            message=(
+                "weights={weights} has neither factor nor layerDecay, so its rate would be as it "
+                "is; give one"
+            ),
+            field="weights",
+        ),
+        Rule(
+            expression="!has(self.factor) || double(self.factor) > 0.0",
+            message=(
+                "factor={factor} must be above 0; put weights that are to stay as they are into "
+                "training.freeze"
+            ),
+            field="factor",
+        ),
+        Rule(
+            expression=(
+                "!has(self.layerDecay) || "
+                "(double(self.layerDecay) > 0.0 && double(self.layerDecay) <= 1.0)"
+            ),
+            message='layerDecay={layerDecay} must be above 0 and at most 1, such as "0.9"',
+            field="layerDecay",
+        ),
+    )
+
+
 class EarlyStoppingSpec(ApiModel):
     """EarlyStopping ends the run as Complete where the validation loss does not improve any more.
 
@@ -108,6 +151,14 @@ class TrainingSpec(ApiModel):
 
     learning_rate: Decimal = "3e-4"
     """LearningRate is the peak learning rate."""
+
+    learning_rate_factors: Annotated[
+        tuple[LearningRateFactorSpec, ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """LearningRateFactors is what learningRate is multiplied by for some weights: layer-wise
+    learning rates. A weight has the product of all that match it; weightDecay falls with its rate,
+    as AdamW multiplies the two."""
 
     schedule: ScheduleSpec = ScheduleSpec()
     """Schedule is the course of the learning rate."""

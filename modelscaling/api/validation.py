@@ -91,6 +91,10 @@ def _broken_rules(value: ApiModel, path: str) -> Iterator[Problem]:
         child = getattr(value, name)
         if isinstance(child, ApiModel):
             yield from _broken_rules(child, f"{path}.{info.alias}")
+        elif isinstance(child, tuple):
+            for index, item in enumerate(child):
+                if isinstance(item, ApiModel):
+                    yield from _broken_rules(item, f"{path}.{info.alias}[{index}]")
 
 
 def _evaluate(expression: str, content: Mapping[str, Any]) -> Any:  # noqa: ANN401

@@ -86,6 +86,7 @@ def _fields(options: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
 def _as_json(shape: ModelShape) -> dict[str, Any]:
     return {
         "parameters": shape.parameters(),
+        **({"adapter_parameters": shape.adapter_parameters()} if shape.lora else {}),
         "flops_per_token": {
             convention.value: shape.flops_per_token(convention) for convention in FlopsConvention
         },
@@ -97,6 +98,7 @@ def _as_text(shape: ModelShape) -> str:
     content = _as_json(shape)
     lines = [
         f"parameters  {shape.parameters():,} ({format_quantity(shape.parameters())})",
+        *([f"adapters    {shape.adapter_parameters():,}, trained alone"] if shape.lora else []),
         f"FLOPs per token, forward and backward, at a context of {shape.context_length:,}",
         *(f"  {name:<12}{flops:,}" for name, flops in content["flops_per_token"].items()),
         "shape",

@@ -113,6 +113,7 @@ def judge(document: Mapping[str, Any]) -> Report:
         later = zip(stages[1:], resolve_later_plans(spec, stages), strict=True)
     except InvalidSpecError as error:
         return Report(name=name, problems=tuple(error.problems))
+    advice = advise_balance(configuration)
     return Report(
         name=name,
         parameters=configuration.model.parameters(),
@@ -131,7 +132,7 @@ def judge(document: Mapping[str, Any]) -> Report:
             )
             for stage, later_plan in later
         ),
-        advice=(advise_balance(configuration).model_dump(),),
+        advice=() if advice is None else (advice.model_dump(),),
     )
 
 

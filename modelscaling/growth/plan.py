@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from modelscaling.growth import recipes
@@ -93,6 +93,8 @@ def plan_growth(
     Raises:
         UnreachableShapeError: `mode` allows no steps that lead there.
     """
+    if small.lora is not None and small == replace(large, norm_epsilon=small.norm_epsilon):
+        return GrowthPlan(before=small, steps=())
     obstacles = [*_obstacles(small, large, mode)]
     if obstacles:
         raise UnreachableShapeError(obstacles)
@@ -157,6 +159,14 @@ def _layers(shape: ModelShape, large: ModelShape, mode: GrowthMode) -> Iterator[
 
 
 def _obstacles(small: ModelShape, large: ModelShape, mode: GrowthMode) -> Iterator[Obstacle]:
+    if small.lora is not None:
+        yield Obstacle(
+            field="lora",
+            message=(
+                "a model with adapters does not grow; begin a new run with initFrom, which merges "
+                "them, or leave all else of model as it was"
+            ),
+        )
     shrunk = [*_shrunk(small, large)]
     yield from shrunk
     yield from _kept(small, large)

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.training import ActivationCheckpointing, Precision
 from modelscaling.gathering import keeps_gathered
-from modelscaling.layout import EMBEDDING, FINAL_NORM, HEAD, layout, stage_layers
+from modelscaling.layout import EMBEDDING, FINAL_NORM, HEAD, is_adapter, layout, stage_layers
 from modelscaling.mesh import Mesh
 from modelscaling.micro_batch import micro_batch_size
 
@@ -58,9 +58,9 @@ class MemoryEstimate:
     weights: int
     """Float32 weights; exact."""
     gradients: int
-    """Float32 gradients; exact."""
+    """Float32 gradients of what is trained; exact."""
     moments: int
-    """AdamW's two float32 moments; exact."""
+    """AdamW's two float32 moments of what is trained; exact."""
     gathered: int
     """Copies of weights in the compute type, and with a pipeline gradients that are not cut yet."""
     activations: int
@@ -84,6 +84,8 @@ class _Holding:
     """Elements that the most loaded process holds of each kind of weight."""
 
     layer: int
+    adapters: int
+    """Those of a layer, which are a part of it."""
     embedding: int
     norm: int
     head: int
@@ -99,7 +101,10 @@ def estimate_memory(workload: Workload, mesh: Mesh) -> MemoryEstimate:
 def _of_process(workload: Workload, mesh: Mesh, place: int) -> MemoryEstimate:
     """Return what the processes at a coordinate of the pipeline need."""
     chunks = stage_layers(workload.shape.layers, mesh.stages)[place :: mesh.pipeline]
-    held = _elements(workload.shape, mesh, place, sum(map(len, chunks)))
+    layers = sum(map(len, chunks))
+    piece = _holding(workload.shape, mesh.tensor, mesh.weight_shards)
+    held = _elements(workload.shape, mesh, piece, place, layers)
+    trained = held if workload.shape.lora is None else layers * piece.adapters
     micro = micro_batch_size(
         workload.samples_of(mesh),
         context_length=workload.shape.context_length,
@@ -111,17 +116,16 @@ def _of_process(workload: Workload, mesh: Mesh, place: int) -> MemoryEstimate:
     is_last = place == mesh.pipeline - 1
     return MemoryEstimate(
         weights=4 * held,
-        gradients=4 * held,
-        moments=8 * held,
-        gathered=_gathered(workload, mesh, place, sum(map(len, chunks))),
+        gradients=4 * trained,
+        moments=8 * trained,
+        gathered=_gathered(workload, mesh, place, layers),
         activations=_activations(workload, mesh, tokens, in_flight),
         logits=_logits(workload, mesh, tokens) if is_last else 0,
     )
 
 
-def _elements(shape: ModelShape, mesh: Mesh, place: int, layers: int) -> int:
+def _elements(shape: ModelShape, mesh: Mesh, piece: _Holding, place: int, layers: int) -> int:
     """Return the elements that the fullest process at a place holds, as `layout` cuts them."""
-    piece = _holding(shape, mesh.tensor, mesh.weight_shards)
     return layers * piece.layer + _outside_layers(piece, mesh, place, is_tied=shape.tied_embeddings)
 
 
@@ -141,7 +145,13 @@ def _holding(shape: ModelShape, tensor: int, shards: int) -> _Holding:
     pieces = layout(replace(shape, layers=1), cut, 0)
     sizes = {name: piece.region.elements for name, piece in pieces.items()}
     embedding, norm, head = (sizes.pop(name, 0) for name in (EMBEDDING, FINAL_NORM, HEAD))
-    return _Holding(layer=sum(sizes.values()), embedding=embedding, norm=norm, head=head)
+    return _Holding(
+        layer=sum(sizes.values()),
+        adapters=sum(size for name, size in sizes.items() if is_adapter(name)),
+        embedding=embedding,
+        norm=norm,
+        head=head,
+    )
 
 
 def _gathered(workload: Workload, mesh: Mesh, place: int, layers: int) -> int:
@@ -158,8 +168,9 @@ def _gathered(workload: Workload, mesh: Mesh, place: int, layers: int) -> int:
         keeps_all = keeps_gathered(shape, mesh, compute_bytes=number)
         return number * ((layers if keeps_all else 1) * whole.layer + rest)
     # torch's stages keep both between micro batches, rather than gathering and cutting each time.
-    gradient = 4 if mesh.weight_shards > 1 else 0
-    return (number + gradient) * (layers * whole.layer + rest)
+    held = layers * whole.layer + rest
+    trained = held if shape.lora is None else layers * whole.adapters
+    return number * held + (4 * trained if mesh.weight_shards > 1 else 0)
 
 
 def _layers_in_flight(

@@ -116,6 +116,22 @@ def test_settings_are_multiplied(heritage: Heritage, settings: dict[str, float])
     assert not torch.equal(grown, torch.ones(5, 5))
 
 
+def test_a_factor_of_the_spec_multiplies_that_of_growth() -> None:
+    heritage = Heritage(axes=((Age(5, 0),), (Age(5, 0),)), learning_rate=0.5, weight_decay=2.0)
+    slowed, plain = torch.ones(5, 5), torch.ones(5, 5)
+    gradient = {"w": make_gradient(1).float()}
+    AdamW({"w": slowed}, SETTINGS, {"w": heritage}, factors={"w": 0.25}).step(gradient)
+    changed = SETTINGS.model_copy(
+        update={
+            "learning_rate": SETTINGS.learning_rate * 0.125,
+            "weight_decay": SETTINGS.weight_decay * 2,
+        }
+    )
+    AdamW({"w": plain}, changed).step(gradient)
+
+    assert torch.equal(slowed, plain)
+
+
 def test_a_shard_is_trained_as_its_part_of_the_whole() -> None:
     whole, shard = torch.ones(5, 5), torch.ones(3, 5)
     region = Region((1, 0), (3, 5))

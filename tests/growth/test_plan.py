@@ -14,6 +14,7 @@ from modelscaling.growth.mode import Exactness, GrowthMode
 from modelscaling.growth.plan import UnreachableShapeError, plan_growth
 from modelscaling.layout import weights
 from modelscaling.preset import PRESETS
+from modelscaling.shape import Lora
 from tests.growth.growing import make_shape, plan, small_shapes
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def test_nothing_to_grow_is_no_step_and_changes_nothing() -> None:
     assert growth.steps == ()
     assert growth.exactness is Exactness.BITWISE
     assert growth.shape == make_shape()
+
+
+def test_a_model_with_adapters_does_not_grow_and_one_that_stays_needs_no_growth() -> None:
+    adapted = replace(make_shape(), lora=Lora(rank=2, alpha=4.0, targets=("q_proj",)))
+
+    assert plan_growth(adapted, adapted, GrowthMode.PRESERVE).steps == ()
+    with pytest.raises(UnreachableShapeError, match="lora: a model with adapters does not grow"):
+        plan_growth(adapted, replace(adapted, layers=2 * adapted.layers), GrowthMode.STACK)
+    with pytest.raises(UnreachableShapeError, match=r"lora: .* is not the None of the"):
+        plan_growth(make_shape(), adapted, GrowthMode.PRESERVE)
 
 
 def test_steps_are_in_an_order_in_which_nothing_fresh_is_copied() -> None:

@@ -103,6 +103,24 @@ BROKEN_RULES = [
         id="a learning rate of zero",
     ),
     pytest.param(
+        {"training__learningRateFactors": [{"layerDecay": "0.9"}, {"weights": "norm.*"}]},
+        "spec.training.learningRateFactors[1].weights",
+        "weights=norm.* has neither factor nor layerDecay, so its rate would be as it is; give one",
+        id="a learning rate that is as it is",
+    ),
+    pytest.param(
+        {"training__learningRateFactors": [{"factor": "0"}]},
+        "spec.training.learningRateFactors[0].factor",
+        "factor=0 must be above 0; put weights that are to stay as they are into training.freeze",
+        id="a factor that freezes",
+    ),
+    pytest.param(
+        {"training__learningRateFactors": [{"layerDecay": "1.1"}]},
+        "spec.training.learningRateFactors[0].layerDecay",
+        'layerDecay=1.1 must be above 0 and at most 1, such as "0.9"',
+        id="learning rates that rise towards the input",
+    ),
+    pytest.param(
         {"training__microBatchSize": 3},
         "spec.training.microBatchSize",
         "globalBatchSize=8 is not divisible by microBatchSize=3; set microBatchSize to a divisor",
@@ -225,6 +243,19 @@ BROKEN_RULES = [
         "tolerance=0.1 is for the loss of held-out data, and validationFraction=0 holds none out; "
         'remove it, or create a new ModelScaling with validationFraction above 0, such as "0.02"',
         id="a tolerance without held-out data",
+    ),
+    pytest.param(
+        {"model__lora": {"rank": 4}},
+        "spec.model.lora",
+        "lora of rank=4 trains beside weights that stay as they are, and without initFrom these "
+        "would be draws; give initFrom, or remove lora",
+        id="adapters of draws",
+    ),
+    pytest.param(
+        {"model__lora": {"alpha": "0"}, "model__initFrom": {"checkpoint": {"path": "/a"}}},
+        "spec.model.lora.alpha",
+        'alpha=0 must be above 0, such as "16"',
+        id="adapters that add nothing",
     ),
     pytest.param(
         {"model__initFrom": {}},

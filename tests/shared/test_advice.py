@@ -38,19 +38,28 @@ def make_configuration(tokens: int) -> RunConfiguration:
 def test_tokens_are_compared_with_twenty_a_parameter(tokens: int, reason: AdviceReason) -> None:
     advice = advise_balance(make_configuration(tokens))
 
+    assert advice is not None
     assert (advice.type, advice.reason) == ("Balance", reason)
     assert "Hoffmann et al. 2022" in advice.source
 
 
 def test_the_balance_is_told_with_its_numbers_and_how_they_are_counted() -> None:
     configuration = make_configuration(64_000)
+    advice = advise_balance(configuration)
 
     assert configuration.model.parameters() == PARAMETERS
-    assert advise_balance(configuration).message == (
+    assert advice is not None
+    assert advice.message == (
         "64k tokens for 98.6k parameters (embeddings included) are 0.649 tokens a parameter; "
         "compute-optimal are about 20 subword tokens, here 1.97M. A smaller model on more tokens "
         "would reach a lower loss with the same compute."
     )
+
+
+def test_a_run_that_begins_with_trained_weights_is_not_measured_by_its_own_tokens() -> None:
+    spec = make_spec(model__initFrom={"checkpoint": {"path": "/runs/a"}})
+
+    assert advise_balance(resolve_configuration(parse_spec(spec))) is None
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,11 @@ def test_what_a_pattern_matches_as_a_whole_is_frozen(
     patterns: tuple[str, ...], expected: set[str]
 ) -> None:
     assert {name for name in NAMES if is_frozen(name, patterns)} == expected
-    assert [*freezing_problems(NAMES, patterns)] == []
+    assert [*freezing_problems(NAMES, NAMES, patterns)] == []
 
 
 def test_a_pattern_that_matches_nothing_is_named_with_names_that_there_are() -> None:
-    (problem,) = freezing_problems(NAMES, ("embed_tokens.*", "lm_head.*"))
+    (problem,) = freezing_problems(NAMES, NAMES, ("embed_tokens.*", "lm_head.*"))
 
     assert problem.startswith(
         f"'lm_head.*' matches no weight; the {len(NAMES)} weights are called embed_tokens.weight, "
@@ -59,6 +59,16 @@ def test_a_pattern_that_matches_nothing_is_named_with_names_that_there_are() -> 
 
 
 def test_a_model_of_which_nothing_is_trained_is_refused() -> None:
-    assert [*freezing_problems(NAMES, ("*",))] == [
+    assert [*freezing_problems(NAMES, NAMES, ("*",))] == [
         "no weight is left to train beside '*'; remove one"
+    ]
+
+
+def test_a_pattern_of_what_is_not_trained_anyway_is_refused() -> None:
+    adapters = [name for name in NAMES if "q_proj" in name]
+
+    problems = [*freezing_problems(NAMES, adapters, ("layers.0.*", "embed_tokens.*"))]
+
+    assert problems == [
+        "'embed_tokens.*' matches only weights that model.lora keeps anyway; remove it"
     ]

@@ -12,9 +12,11 @@ from modelscaling.layout import (
     EMBEDDING,
     HEAD,
     Region,
+    is_adapter,
     layout,
     process_stages,
     stage_layers,
+    trained_weights,
     weights,
 )
 from modelscaling.mesh import Mesh
@@ -39,7 +41,12 @@ def regions(draw: st.DrawFn) -> Region:
 
 @given(shapes())
 def test_the_weights_are_all_the_parameters_there_are(shape: ModelShape) -> None:
-    assert sum(map(prod, weights(shape).values())) == shape.parameters()
+    sizes = {name: prod(size) for name, size in weights(shape).items()}
+    adapters = sum(size for name, size in sizes.items() if is_adapter(name))
+
+    assert sum(sizes.values()) - adapters == shape.parameters()
+    assert adapters == shape.adapter_parameters()
+    assert sum(sizes[name] for name in trained_weights(shape)) == (adapters or sum(sizes.values()))
     assert (HEAD in weights(shape)) is not shape.tied_embeddings
 
 

@@ -14,6 +14,7 @@ from modelscaling.configuration import RunConfiguration, WeightsFormat
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import SOURCE_MOUNT
 from modelscaling.resolve import resolve_configuration, resolve_plan
+from modelscaling.shape import Lora
 from tests.shared.spec import make_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -152,6 +153,44 @@ def test_weights_that_stay_are_those_of_the_model() -> None:
         InvalidSpecError, match=r"spec\.training\.freeze: 'layers\.2\.\*' matches no"
     ):
         _configuration(training__freeze=["layers.2.*"])
+
+
+def test_learning_rate_factors_are_of_weights_that_are_trained() -> None:
+    factors = [{"layerDecay": "0.9"}, {"weights": "layers.0.*", "factor": "0.5"}]
+
+    optimizer = _configuration(training__learningRateFactors=factors).optimizer
+
+    assert [
+        (each.weights, each.factor, each.layer_decay) for each in (optimizer.learning_rate_factors)
+    ] == [("*", 1.0, 0.9), ("layers.0.*", 0.5, 1.0)]
+    with pytest.raises(
+        InvalidSpecError,
+        match=r"spec\.training\.learningRateFactors\[1\]\.weights: 'layers\.0\.\*' matches only "
+        r"weights that stay as they are",
+    ):
+        _configuration(training__learningRateFactors=factors, training__freeze=["layers.0.*"])
+    with pytest.raises(
+        InvalidSpecError, match=r"learningRateFactors\[0\]\.weights: 'head' matches no"
+    ):
+        _configuration(training__learningRateFactors=[{"weights": "head", "factor": "2"}])
+
+
+def test_adapters_are_a_part_of_the_shape_and_alone_are_trained() -> None:
+    adapted: dict[str, Any] = {
+        "model__lora": {"rank": 4, "targets": ["v_proj", "q_proj"]},
+        "model__initFrom": {"checkpoint": {"path": "/a"}},
+    }
+
+    configuration = _configuration(**adapted, training__freeze=["layers.0.*"])
+
+    assert configuration.model.lora == Lora(rank=4, alpha=16.0, targets=("q_proj", "v_proj"))
+    assert RunConfiguration.model_validate_json(configuration.model_dump_json()) == configuration
+    with pytest.raises(InvalidSpecError, match=r"'norm\.\*' matches only weights that model\.lora"):
+        _configuration(**adapted, training__freeze=["norm.*"])
+    with pytest.raises(InvalidSpecError, match=r"\[0\]\.weights: 'norm\.\*' matches only weights"):
+        _configuration(
+            **adapted, training__learningRateFactors=[{"weights": "norm.*", "factor": "2"}]
+        )
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.name)

@@ -6,11 +6,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from modelscaling.api.lora import LoraTarget
 from modelscaling.api.parallelism import TensorPlacement
 from modelscaling.api.training import ActivationCheckpointing, CompileMode, Precision
 from modelscaling.mesh import Mesh
 from modelscaling.plan import Workload
-from modelscaling.shape import ModelShape
+from modelscaling.shape import Lora, ModelShape
 
 
 def make_shape(**changes: Any) -> ModelShape:
@@ -53,6 +54,12 @@ _FEW = st.integers(1, 3)
 
 
 @st.composite
+def _loras(draw: st.DrawFn) -> Lora:
+    targets = draw(st.sets(st.sampled_from(LoraTarget), min_size=1))
+    return Lora(rank=draw(_FEW), alpha=2.0, targets=tuple(target.value for target in targets))
+
+
+@st.composite
 def shapes(draw: st.DrawFn) -> ModelShape:
     """Draw small shapes whose sizes are odd as often as not."""
     kv_heads = draw(_FEW)
@@ -69,6 +76,7 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         qkv_bias=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
         norm_after=draw(st.booleans()),
+        lora=draw(st.none() | _loras()),
     )
 
 

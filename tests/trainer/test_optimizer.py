@@ -96,3 +96,21 @@ def test_frozen_weights_neither_move_nor_decay_nor_need_a_gradient() -> None:
     moved = {name for name, weight in weights.items() if not torch.equal(before[name], weight)}
     assert moved == trained.keys()
     assert optimizer.moments()["exp_avg"].keys() == weights.keys()
+
+
+def test_a_factor_on_the_learning_rate_is_a_learning_rate() -> None:
+    weights, whole, half = make_weights(), make_weights(), make_weights()
+    factors = {name: 0.5 if name.startswith("layers.0.") else 1.0 for name in weights}
+    optimizer = AdamW(weights, RUN.optimizer, factors=factors)
+    others = AdamW(whole, RUN.optimizer), AdamW(half, RUN.optimizer)
+    for number in range(3):
+        optimizer.learning_rate, others[0].learning_rate, others[1].learning_rate = 0.1, 0.1, 0.05
+        for each in (optimizer, *others):
+            each.step(make_gradient(weights, number))
+
+    for name, weight in weights.items():
+        expected = half if name.startswith("layers.0.") else whole
+        assert torch.equal(weight, expected[name]), name
+    assert not torch.equal(
+        half["layers.0.mlp.up_proj.weight"], whole["layers.0.mlp.up_proj.weight"]
+    )

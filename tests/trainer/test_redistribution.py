@@ -184,7 +184,7 @@ def _fill(rank: int, before: Mesh, after: Mesh) -> list[str]:
         rank=rank,
         old={rank: _shards(before, rank)} if rank in held else {},
         new=new,
-        kinds=("model", "exp_avg"),
+        kinds=lambda _: ("model", "exp_avg"),
         through=torch.device("cpu"),
     )
     return [name for name, shard in new.items() if not torch.equal(expected[name], shard.tensor)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from modelscaling.growth.mode import GrowthMode
-from modelscaling.layout import layout, weights
+from modelscaling.layout import Region, is_adapter, layout, weights
 from modelscaling.local_growth import LocalGrowth
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
@@ -19,6 +19,7 @@ from modelscaling_trainer.checkpoint.weights import CheckpointWeights
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.growth.offline import grow
 from modelscaling_trainer.hugging_face.writing import write_directory
+from modelscaling_trainer.model.initial_weights import initial_values
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.transfer import open_transfer
 from tests.trainer.checkpoints import make_shape, make_state, save
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SMALL = make_shape()
 SEED = 7
+LORA = {"rank": 2, "alpha": 6.0, "targets": ("v_proj", "down_proj")}
 MESHES = [Mesh(), Mesh(dataShard=2, tensor=2), Mesh(pipeline=2, dataShard=3)]
 TOKENIZER = {"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}
 
@@ -230,3 +232,38 @@ def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -
     assert open_transfer(_run("HuggingFace", path, data__tokenizer=own)) is not None
     with pytest.raises(ConfigurationError, match=r"set data\.tokenizer\.file to"):
         open_transfer(_run("HuggingFace", path))
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_adapters_begin_as_draws_beside_the_weights_and_add_nothing(
+    mesh: Mesh, trained: Path
+) -> None:
+    adapted = _changed(SMALL, lora=LORA)
+    draws = {
+        name: initial_values(name, piece, seed=SEED, layers=SMALL.layers)
+        for name, piece in layout(adapted, Mesh(), 0).items()
+        if is_adapter(name)
+    }
+    ends = {name: bool(tensor.any()) for name, tensor in draws.items()}
+
+    assert ends == {name: name.endswith("lora_A") for name in draws}
+    _check_parts(_run("Checkpoint", trained, adapted), mesh, _weights(trained, SMALL) | draws)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_adapters_of_the_other_run_are_merged(mesh: Mesh, tmp_path: Path) -> None:
+    adapted = _changed(SMALL, lora=LORA)
+    save(tmp_path, make_state(adapted), shape=adapted)
+    stored = _weights(tmp_path, adapted)
+    expected = {name: stored[name] for name in weights(SMALL)}
+    for end in ("self_attn.v_proj", "mlp.down_proj"):
+        for layer in range(SMALL.layers):
+            name = f"layers.{layer}.{end}"
+            product = stored[f"{name}.lora_B"] @ stored[f"{name}.lora_A"]
+            expected[f"{name}.weight"] = stored[f"{name}.weight"] + 3.0 * product
+
+    for rank in range(mesh.size):
+        for name, shard in _filled(_run("Checkpoint", tmp_path), mesh, rank).items():
+            region = shard.piece.region
+            whole = Region((0,) * len(region.size), shard.piece.shape)
+            assert torch.allclose(expected[name][region.within(whole)], shard.tensor, atol=1e-6)

@@ -60,6 +60,8 @@ class ModelPart:
         if self.mesh.is_sharded:
             assert groups is not None, f"the mesh {self.mesh} cuts weights over its groups"
             self._cut(groups)
+        else:
+            self._keep_all_but_adapters()
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for stage in self.stages for name, parameter in stage.weights().items()
         }
@@ -77,12 +79,22 @@ class ModelPart:
                 from modelscaling_trainer.parallel.tensor import cut_products  # noqa: PLC0415
 
                 cut_products(stage, groups.tensor)
+        self._keep_all_but_adapters()
+        for stage in self.stages:
             shard_weights(stage, groups.shards, keeps_gathered=is_kept)
             stage.to_empty(device=self.device)
             stage.tie()  # which to_empty has undone
             stage.set_rotary_tables()
             if self.mesh.context > 1:
                 cut_context(stage, groups.context)
+
+    def _keep_all_but_adapters(self) -> None:
+        """Train the adapters only, where the shape has some; what cuts a product makes its weights
+        anew, and what shards it looks at which of them are trained.
+        """
+        if self.shape.lora is not None:
+            for stage in self.stages:
+                stage.keep_all_but_adapters()
 
     def sit_at(self, mesh: Mesh, rank: int) -> None:
         """Take a place on a mesh where the same weights are held, by other processes perhaps."""
@@ -94,10 +106,11 @@ class ModelPart:
         }
 
     def _make_gradient(self) -> GradientStore:
+        trained = {name: each for name, each in self.parameters.items() if each.requires_grad}
         if not self.mesh.is_sharded:
-            return Gradient(self.parameters)
+            return Gradient(trained)
         from modelscaling_trainer.parallel.sharded_gradient import (  # noqa: PLC0415
             ShardedGradient,
         )
 
-        return ShardedGradient(self.stages, self.parameters)
+        return ShardedGradient(self.stages, trained)

@@ -4,8 +4,9 @@
 be filled from a checkpoint or from a peer. And making one imports the compiler, 5 s of a worker's
 start, which the kernel does not.
 
-Weights of a model that has grown differ in age, and in what their settings are multiplied by
-(modelscaling.growth); those of one that has not are two groups, matrices and the rest.
+Weights may differ in what their learning rate is multiplied by (modelscaling.learning_rates), and
+those of a model that has grown in age and in further factors (modelscaling.growth); else they are
+two groups, matrices and the rest.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class _Kind:
 
     is_matrix: bool
     learning_rate: float = 1.0
-    """What the run's learning rate is multiplied by, and so on; 1 unless the weight has grown."""
+    """What the run's learning rate is multiplied by, and so on."""
     weight_decay: float = 1.0
     epsilon: float = 1.0
     has_mixed_ages: bool = False
@@ -70,13 +71,25 @@ class AdamW:
         weights: Mapping[str, Tensor],
         settings: OptimizerConfiguration,
         heritage: Mapping[str, Heritage] | None = None,
+        *,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         """Begin with moments of 0; the weights are changed in place.
 
         `heritage` has all weights of a model that has grown, each cut to what this process holds.
+        `factors` is what the learning rate of each weight is multiplied by.
         """
         self._heritage = heritage or {}
-        self._groups = _grouped(weights, self._heritage, settings.freeze)
+        kinds = {
+            name: _kind(
+                weight,
+                self._heritage.get(name),
+                factor=factors[name] if factors else 1.0,
+                is_frozen=is_frozen(name, settings.freeze),
+            )
+            for name, weight in weights.items()
+        }
+        self._groups = _grouped(weights, kinds)
         self._settings = settings
         self._steps = 0
         self.learning_rate = settings.learning_rate
@@ -163,26 +176,24 @@ class AdamW:
         }
 
 
-def _grouped(
-    weights: Mapping[str, Tensor], heritage: Mapping[str, Heritage], freeze: tuple[str, ...]
-) -> list[_Group]:
+def _grouped(weights: Mapping[str, Tensor], kinds: Mapping[str, _Kind]) -> list[_Group]:
     """Return the weights by their kind, matrices first."""
-    kinds: dict[_Kind, dict[str, Tensor]] = defaultdict(dict)
+    together: dict[_Kind, dict[str, Tensor]] = defaultdict(dict)
     for name, weight in weights.items():
-        kind = _kind(weight, heritage.get(name))
-        kinds[replace(kind, is_frozen=is_frozen(name, freeze))][name] = weight
+        together[kinds[name]][name] = weight
     return [
         _Group(kind, those)
-        for kind, those in sorted(kinds.items(), key=lambda item: not item[0].is_matrix)
+        for kind, those in sorted(together.items(), key=lambda item: not item[0].is_matrix)
     ]
 
 
-def _kind(weight: Tensor, heritage: Heritage | None) -> _Kind:
+def _kind(weight: Tensor, heritage: Heritage | None, *, factor: float, is_frozen: bool) -> _Kind:
+    kind = _Kind(is_matrix=weight.ndim > 1, learning_rate=factor, is_frozen=is_frozen)
     if heritage is None:
-        return _Kind(is_matrix=weight.ndim > 1)
-    return _Kind(
-        is_matrix=weight.ndim > 1,
-        learning_rate=heritage.learning_rate,
+        return kind
+    return replace(
+        kind,
+        learning_rate=factor * heritage.learning_rate,
         weight_decay=heritage.weight_decay,
         epsilon=heritage.epsilon,
         has_mixed_ages=heritage.has_mixed_ages,

@@ -131,14 +131,14 @@ def move(
     rank: int,
     old: Mapping[int, Shards],
     new: Shards,
-    kinds: Sequence[str],
+    kinds: Callable[[str], Sequence[str]],
     through: torch.device,
 ) -> None:
     """Carry the transfers out, on all ranks: fill `new` from the `old` shards of all ranks.
 
     `old` are those of each part that this rank gives from, by the part's rank on the mesh before.
-    Messages are made on the device `through`: that of the shards, or the host. All of a state is of
-    one type.
+    `kinds` says what a state has of a weight. Messages are made on the device `through`: that of
+    the shards, or the host. All of a state is of one type.
 
     Raises:
         GroupLostError: a peer is gone.
@@ -147,11 +147,11 @@ def move(
     incoming: dict[int, list[_Block]] = defaultdict(list)
     for transfer in plan:
         if transfer.source == transfer.target == rank:
-            _keep(transfer, old, new, kinds)
+            _keep(transfer, old, new, kinds(transfer.weight))
         elif transfer.source == rank:
-            outgoing[transfer.target] += _blocks(transfer, kinds)
+            outgoing[transfer.target] += _blocks(transfer, kinds(transfer.weight))
         elif transfer.target == rank:
-            incoming[transfer.source] += _blocks(transfer, kinds)
+            incoming[transfer.source] += _blocks(transfer, kinds(transfer.weight))
     sends = {peer: _messages(blocks) for peer, blocks in outgoing.items()}
     receives = {peer: _messages(blocks) for peer, blocks in incoming.items()}
     for number in range(max(map(len, [*sends.values(), *receives.values()]), default=0)):

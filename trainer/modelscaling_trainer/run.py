@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from modelscaling.growth.trained_model import TrainedModel
+from modelscaling.layout import trained_weights
+from modelscaling.learning_rates import learning_rate_factors
 from modelscaling_trainer import compilation
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
     from modelscaling.mesh import Mesh
     from modelscaling.protocol import Progress
+    from modelscaling.shape import ModelShape
     from modelscaling_trainer.parallel.meshes import AxisGroups
 
 __all__ = ["Group", "Outcome", "ProcessFigures", "Request", "Requests", "Run"]
@@ -278,13 +281,16 @@ class Run:
             device=self._device,
         )
         part.spread(axes)
-        weights = {name: shard.tensor for name, shard in part.weights.items()}
+        trained = trained_weights(model.shape)
+        weights = {name: part.weights[name].tensor for name in trained if name in part.weights}
         heritage = {
             name: whole.within(part.weights[name].piece.region)
             for name, whole in model.heritage().items()
             if name in weights
         }
-        optimizer = AdamW(weights, self._configuration.optimizer, heritage)
+        settings = self._configuration.optimizer
+        factors = learning_rate_factors(model.shape, settings.learning_rate_factors)
+        optimizer = AdamW(weights, settings, heritage, factors=factors)
         return TrainingState(part, optimizer, lineage=model.lineage)
 
     def _begin_saving(self, group: Group, state: TrainingState, taken: Taken) -> None:
@@ -337,7 +343,7 @@ class Run:
             gradient=gradient,
             computation=computing,
             reader=reader,
-            tied_ends=formed.axes.ends if configuration.model.tied_embeddings else None,
+            tied_ends=formed.axes.ends if _trains_tied_table(configuration.model) else None,
             before_update=self._writer.settle if self._writer else _nothing,
         )
         return Loop(
@@ -366,6 +372,10 @@ class Run:
                 peak_flops=formed.taken.peak_flops,
             ),
         )
+
+
+def _trains_tied_table(shape: ModelShape) -> bool:
+    return shape.tied_embeddings and shape.lora is None
 
 
 def _ignore(_: ProcessFigures) -> None:

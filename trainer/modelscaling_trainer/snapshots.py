@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from modelscaling.layout import layout
+from modelscaling.layout import layout, trained_weights
 from modelscaling_trainer.copies import place_in_copy
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import communication
@@ -164,7 +164,13 @@ class _Copy:
 def _pieces(state: TrainingState, rank: int) -> dict[str, Piece]:
     """Return what a rank has of the tensors of a state, by their names."""
     pieces = layout(state.part.shape, state.part.mesh, rank)
-    return {f"{kind}.{name}": piece for kind in (MODEL, *MOMENTS) for name, piece in pieces.items()}
+    trained = {*trained_weights(state.part.shape)}
+    return {
+        f"{kind}.{name}": piece
+        for kind in (MODEL, *MOMENTS)
+        for name, piece in pieces.items()
+        if kind == MODEL or name in trained
+    }
 
 
 def _any_tensor(state: TrainingState) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from modelscaling.growth.plan import UnreachableShapeError
 from modelscaling.growth.trained_model import TrainedModel, plan_change
-from modelscaling.layout import layout
+from modelscaling.layout import layout, trained_weights
 from modelscaling.protocol import StateSource
 from modelscaling_trainer.checkpoint import catalog, fence
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
@@ -335,6 +335,7 @@ def _move(
         after=group.mesh,
         needed=partial(becoming.needed, group.mesh) if becoming.growth else None,
     )
+    trained = {*trained_weights(decision.model.shape)}
     counters = becoming.counters(before)
     with new.changing(counters) if new is not None else nullcontext():
         filled = becoming.shards_before(new) if new is not None else {}
@@ -343,7 +344,7 @@ def _move(
             rank=group.rank,
             old=_parts(decision, held),
             new=filled,
-            kinds=(MODEL, *MOMENTS),
+            kinds=lambda weight: (MODEL, *MOMENTS) if weight in trained else (MODEL,),
             through=_HOST if decision.needs_snapshots else device,
         )
         if new is not None:

@@ -16,12 +16,15 @@ from modelscaling.configuration import WeightsFormat
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.plan import GrowthPlan, UnreachableShapeError, plan_growth
 from modelscaling.growth.tensor_growth import Kind
+from modelscaling.layout import is_adapter
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.checkpoint.weights import CheckpointWeights
 from modelscaling_trainer.data.tokenizer import open_tokenizer
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.growth.filling import fresh_values, grow_into
 from modelscaling_trainer.hugging_face.directory import HuggingFaceDirectory
+from modelscaling_trainer.merged_weights import MergedWeights
+from modelscaling_trainer.model.initial_weights import initial_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,16 +41,21 @@ class Transfer:
 
     source: WeightSource
     plan: GrowthPlan
-    """From the source's shape to the run's."""
+    """From the source's shape to the run's without its adapters."""
 
     def fill(self, weights: Mapping[str, Shard], *, seed: int) -> None:
-        """Fill shards of the run's weights; what growth draws is a function of the seed.
+        """Fill shards of the run's weights; what growth and adapters draw is a function of the
+        seed.
 
         Raises:
             CheckpointError: the source is damaged; they may be half filled.
         """
         growth, layers = self.plan.growth(), self.plan.shape.layers
         for name, shard in weights.items():
+            if is_adapter(name):
+                values = initial_values(name, shard.piece, seed=seed, layers=layers)
+                shard.tensor.copy_(values)
+                continue
             tensor = growth[name]
             held = tensor.needed(shard.piece.region, Kind.MODEL)
             grow_into(
@@ -77,10 +85,12 @@ def open_transfer(configuration: RunConfiguration) -> Transfer | None:
             source: WeightSource = directory
         case WeightsFormat.CHECKPOINT:
             source = _open_checkpoint(path)
-    return Transfer(source=source, plan=_plan(path, source.shape, configuration.model))
+    # Adapters are not transferred but begin anew.
+    declared = replace(configuration.model, lora=None)
+    return Transfer(source=source, plan=_plan(path, source.shape, declared))
 
 
-def _open_checkpoint(path: Path) -> CheckpointWeights:
+def _open_checkpoint(path: Path) -> MergedWeights:
     try:
         found = catalog.find_at(path)
     except OSError as error:
@@ -95,7 +105,7 @@ def _open_checkpoint(path: Path) -> CheckpointWeights:
             f"whole one below it; give the path, inside the pod, of a checkpoint or of a run's "
             f"directory",
         )
-    return CheckpointWeights(found)
+    return MergedWeights(CheckpointWeights(found))
 
 
 def _plan(path: Path, shape: ModelShape, declared: ModelShape) -> GrowthPlan:

@@ -16,6 +16,7 @@ from modelscaling_trainer.checkpoint.weights import CheckpointWeights
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.hugging_face.configuration import config_from
 from modelscaling_trainer.hugging_face.writing import write_directory
+from modelscaling_trainer.merged_weights import MergedWeights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def main() -> int:
     request = ExportRequest.model_validate_json(sys.stdin.buffer.read())
     try:
         checkpoint = find_checkpoint(request.source)
-        source = CheckpointWeights(checkpoint)
+        source = MergedWeights(CheckpointWeights(checkpoint))
         write_directory(source, request.output, tokenizer=request.tokenizer)
     except (CheckpointError, ConfigurationError) as error:
         return _fail(error.message)

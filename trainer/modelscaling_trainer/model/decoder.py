@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
-from modelscaling.layout import EMBEDDING, HEAD, stage_layers
+from modelscaling.layout import EMBEDDING, HEAD, is_adapter, stage_layers
 from modelscaling_trainer.model.attention import causal_attention
+from modelscaling_trainer.model.linear import Linear, projection
 from modelscaling_trainer.model.recompute import keep_everything
 
 if TYPE_CHECKING:
@@ -37,28 +38,11 @@ if TYPE_CHECKING:
     from modelscaling_trainer.model.recompute import Recompute
 
 
-class Linear(nn.Linear):
-    """A matrix product in the type of its input."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
-        super().__init__(inputs, outputs, bias=bias)
-
-    def reset_parameters(self) -> None:
-        """Draw nothing: weights are set by name, and on the meta device torch draws in Python."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class' name
-        """Return input · weightᵀ + bias."""
-        weight = self.weight.to(input.dtype)
-        # A bias that torch's Linear does not have is None there, though its stubs deny it.
-        bias: Tensor | None = self.bias
-        return F.linear(input, weight, None if bias is None else bias.to(input.dtype))
-
-
 class Embedding(nn.Embedding):
     """A table of vectors."""
 
     def reset_parameters(self) -> None:
-        """Draw nothing, as above."""
+        """Draw nothing, as a Linear."""
 
 
 class RMSNorm(nn.Module):
@@ -83,10 +67,10 @@ class Attention(nn.Module):
         super().__init__()
         self._head_size = shape.head_size
         query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-        self.q_proj = Linear(shape.hidden_size, query, bias=shape.qkv_bias)
-        self.k_proj = Linear(shape.hidden_size, key, bias=shape.qkv_bias)
-        self.v_proj = Linear(shape.hidden_size, key, bias=shape.qkv_bias)
-        self.o_proj = Linear(query, shape.hidden_size)
+        self.q_proj = projection(shape, "q_proj", shape.hidden_size, query, bias=shape.qkv_bias)
+        self.k_proj = projection(shape, "k_proj", shape.hidden_size, key, bias=shape.qkv_bias)
+        self.v_proj = projection(shape, "v_proj", shape.hidden_size, key, bias=shape.qkv_bias)
+        self.o_proj = projection(shape, "o_proj", query, shape.hidden_size)
         self.q_norm: nn.Module | None = None
         self.k_norm: nn.Module | None = None
         if shape.qk_norm:
@@ -122,9 +106,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.gate_proj = Linear(shape.hidden_size, shape.feed_forward_size)
-        self.up_proj = Linear(shape.hidden_size, shape.feed_forward_size)
-        self.down_proj = Linear(shape.feed_forward_size, shape.hidden_size)
+        hidden, feed_forward = shape.hidden_size, shape.feed_forward_size
+        self.gate_proj = projection(shape, "gate_proj", hidden, feed_forward)
+        self.up_proj = projection(shape, "up_proj", hidden, feed_forward)
+        self.down_proj = projection(shape, "down_proj", feed_forward, hidden)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Return down(silu(gate(x)) · up(x))."""
@@ -226,6 +211,11 @@ class Decoder(nn.Module):
         """
         if self.shape.tied_embeddings and self.is_first and self.is_last:
             self.lm_head.weight = self.embed_tokens.weight
+
+    def keep_all_but_adapters(self) -> None:
+        """Compute no gradient of the weights that adapters are trained beside."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(is_adapter(name))
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Return the parameters by the names of the whole model (modelscaling.layout)."""

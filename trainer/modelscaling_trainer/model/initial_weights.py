@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modelscaling.layout import Region
+from modelscaling.layout import LORA_A, LORA_B, Region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,14 +36,18 @@ def initial_values(name: str, piece: Piece, *, seed: int | str, layers: int) -> 
     """Return the first values of a piece of a weight, float32, on the CPU.
 
     The deviation is 0.02; that of matrices which add to the residual stream is divided by
-    √(2 · layers), so that its size does not grow with depth (GPT-2).
+    √(2 · layers), so that its size does not grow with depth (GPT-2). Of an adapter A has draws of
+    a deviation of 1/√(3 · inputs), that of PEFT's, and B is 0.
     """
     shape, region = piece.shape, piece.region
+    if name.endswith(LORA_B):
+        return torch.zeros(region.size)
     if len(shape) == 1:
         return torch.full(region.size, 0.0 if name.endswith(_BIAS) else 1.0)
     scale = (2 * layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
+    deviation = (3 * shape[1]) ** -0.5 if name.endswith(LORA_A) else FIRST_DEVIATION * scale
     whole = Region((0,) * len(shape), shape)
-    return _normal(shape, name, seed)[region.within(whole)] * (FIRST_DEVIATION * scale)
+    return _normal(shape, name, seed)[region.within(whole)] * deviation
 
 
 def _normal(shape: tuple[int, ...], name: str, seed: int | str) -> Tensor:

@@ -11,9 +11,11 @@ processes share, and a norm over heads that lie in several processes (split_norm
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -22,12 +24,16 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from modelscaling.layout import LORA_A, LORA_B
 from modelscaling_trainer.parallel.split_norm import SplitRMSNorm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor.parallel import ParallelStyle
+    from torch.distributed.tensor.placement_types import Placement
 
     from modelscaling.shape import ModelShape
     from modelscaling_trainer.model.decoder import Attention, Decoder
@@ -86,15 +92,44 @@ def _layer_plan(*, norm_after: bool) -> dict[str, ParallelStyle]:
         first: norm,
         second: norm,
         "self_attn": gathered,
-        "self_attn.q_proj": ColwiseParallel(),
-        "self_attn.k_proj": ColwiseParallel(),
-        "self_attn.v_proj": ColwiseParallel(),
-        "self_attn.o_proj": RowwiseParallel(output_layouts=Shard(1)),
+        "self_attn.q_proj": _Columns(),
+        "self_attn.k_proj": _Columns(),
+        "self_attn.v_proj": _Columns(),
+        "self_attn.o_proj": _Rows(output_layouts=Shard(1)),
         "mlp": PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)),
-        "mlp.gate_proj": ColwiseParallel(),
-        "mlp.up_proj": ColwiseParallel(),
-        "mlp.down_proj": RowwiseParallel(output_layouts=Shard(1)),
+        "mlp.gate_proj": _Columns(),
+        "mlp.up_proj": _Columns(),
+        "mlp.down_proj": _Rows(output_layouts=Shard(1)),
     }
+
+
+class _Columns(ColwiseParallel):
+    """A product cut by columns; of its adapter, B is cut as the weight and A is whole."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        with _cut_adapter(module, device_mesh, {LORA_A: Replicate(), LORA_B: Shard(0)}):
+            super()._partition_linear_fn(name, module, device_mesh)  # type: ignore[no-untyped-call]
+
+
+class _Rows(RowwiseParallel):
+    """A product cut by rows; of its adapter, A is cut as the weight and B is whole."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        with _cut_adapter(module, device_mesh, {LORA_A: Shard(1), LORA_B: Replicate()}):
+            super()._partition_linear_fn(name, module, device_mesh)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _cut_adapter(
+    module: nn.Module, mesh: DeviceMesh, placements: Mapping[str, Placement]
+) -> Iterator[None]:
+    """Hide the adapter of a product, if it has one, from what cuts the rest, then cut it."""
+    hidden = {name: module._parameters.pop(name, None) for name in placements}  # noqa: SLF001
+    yield
+    for name, whole in hidden.items():
+        if whole is not None:
+            cut = distribute_tensor(whole, mesh, [placements[name]], src_data_rank=None)
+            module.register_parameter(name, nn.Parameter(cut))
 
 
 class _SharedHeads:
