@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from bench.growth_budget import Phase
 
-DURATION = "8 minutes with one thread that has a core to itself"
+DURATION = "10 to 15 minutes of one core"
 """With the default of steps."""
 STEPS = 400
 """Of the model with twice the layers from scratch, by default; its FLOPs are everyone's."""
