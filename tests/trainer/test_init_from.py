@@ -69,7 +69,9 @@ def _loss_of_the_first_batch(model: Any, run: RunConfiguration, scratch: Path) -
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"model__layers": 4, "model__feed_forward_size": 96}], ids=["as is", "grown"]
+    "changes",
+    [{}, {"model__layers": 4, "model__feed_forward_size": 96}, {"model__hidden_size": 40}],
+    ids=["as is", "grown", "padded"],
 )
 def test_a_mesh_begins_with_the_loss_of_transformers_model(
     changes: dict[str, Any], tmp_path: Path
@@ -88,12 +90,15 @@ def test_a_mesh_begins_with_the_loss_of_transformers_model(
         assert rank.losses == pytest.approx([expected], abs=AGREEMENT)
 
 
-def test_a_run_that_has_a_checkpoint_of_its_own_needs_the_others_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden_size", [32, 40], ids=["as is", "padded"])
+def test_a_run_that_has_a_checkpoint_of_its_own_needs_the_others_no_more(
+    hidden_size: int, tmp_path: Path
+) -> None:
     data = write_text(tmp_path / "data")
     model = make_transformers_model(make_run(data).model)
     draw(model)
     model.save_pretrained(tmp_path / "model")
-    run = _from_hugging_face(tmp_path / "model", data, **EVERY_STEP)
+    run = _from_hugging_face(tmp_path / "model", data, model__hidden_size=hidden_size, **EVERY_STEP)
     [begun] = _train(run, Mesh(), tmp_path, steps=2, directory=tmp_path / "run")
     shutil.rmtree(tmp_path / "model")
 

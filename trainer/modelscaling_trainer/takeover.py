@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.resumption import History, Origin, Trained
     from modelscaling_trainer.shard import Shard
     from modelscaling_trainer.state import Counters, StatePart, TrainingState
+    from modelscaling_trainer.transfer import Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,9 @@ def take_over(
         ):
             decision = Initialise()  # nothing was trained that could be lost
         _log.info("state of the group: %s", decision)
-        becoming = _become(identity.configuration, decision)
+        is_first = isinstance(decision, Initialise) and place is not None
+        transfer = open_transfer(identity.configuration) if is_first else None
+        becoming = _become(identity.configuration, decision, transfer)
         new = place(becoming.model) if place is not None else None
         before: Counters | None = None
         match decision:
@@ -139,8 +142,7 @@ def take_over(
                 _move(becoming, group, decision, before, held=held, new=new, device=device)
             case Initialise():
                 if new is not None:
-                    configuration = identity.configuration
-                    new.initialise(configuration.training.seed, open_transfer(configuration))
+                    new.initialise(identity.configuration.training.seed, transfer)
             case Load(step=step):
                 found = catalog.find(directory, step) if directory and new is not None else None
                 if not _load(becoming, found, new, everybody):
@@ -199,7 +201,11 @@ class _Becoming:
         return before.after_growth() if self.growth else before
 
 
-def _become(configuration: RunConfiguration, decision: Move | Load | Initialise) -> _Becoming:
+def _become(
+    configuration: RunConfiguration,
+    decision: Move | Load | Initialise,
+    transfer: Transfer | None,
+) -> _Becoming:
     """Return how the state that is taken becomes the declared model.
 
     Raises:
@@ -207,6 +213,8 @@ def _become(configuration: RunConfiguration, decision: Move | Load | Initialise)
     """
     declared, seed = configuration.model, configuration.training.seed
     if isinstance(decision, Initialise):
+        if transfer is not None:
+            declared = replace(declared, norm_epsilon=transfer.norm_epsilon)
         return _Becoming(model=TrainedModel(shape=declared), growth={}, seed=seed)
     before = decision.model
     try:
@@ -247,7 +255,8 @@ def _outgrown(
 
 
 def _is_declared(identity: Identity, decision: Move) -> bool:
-    return decision.model.shape == identity.configuration.model
+    declared = identity.configuration.model
+    return replace(decision.model.shape, norm_epsilon=declared.norm_epsilon) == declared
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Transfer:
     plan: GrowthPlan
     """From the source's shape to the run's without its adapters."""
 
+    @property
+    def norm_epsilon(self) -> float:
+        """That of the norms of a model which computes what the source does."""
+        return self.plan.shape.norm_epsilon
+
     def fill(self, weights: Mapping[str, Shard], *, seed: int) -> None:
         """Fill shards of the run's weights; what growth and adapters draw is a function of the
         seed.
@@ -113,32 +118,11 @@ def _plan(path: Path, shape: ModelShape, declared: ModelShape) -> GrowthPlan:
     # Shorter samples make no other model.
     trained = replace(shape, context_length=min(shape.context_length, declared.context_length))
     try:
-        plan = plan_growth(trained, declared, GrowthMode.PRESERVE)
+        return plan_growth(trained, declared, GrowthMode.PRESERVE)
     except UnreachableShapeError as error:
-        raise _other_model(path, str(error)) from error
-    # It follows from the weights, and no plan refuses it.
-    if plan.shape.norm_epsilon != declared.norm_epsilon:
-        raise _other_model(path, _other_epsilon(trained, plan.shape, declared))
-    return plan
-
-
-def _other_epsilon(trained: ModelShape, reached: ModelShape, declared: ModelShape) -> str:
-    if reached.norm_epsilon == trained.norm_epsilon:
-        return (
-            f"its norms have an epsilon of {trained.norm_epsilon:g}, and those of the run "
-            f"{declared.norm_epsilon:g}"
-        )
-    return (
-        f"hiddenSize: {declared.hidden_size} is no multiple of the {trained.hidden_size} of the "
-        f"trained model, so that its norms would need an epsilon of {reached.norm_epsilon:g} where "
-        f"those of the run have {declared.norm_epsilon:g}; set a multiple"
-    )
-
-
-def _other_model(path: Path, cause: str) -> ConfigurationError:
-    return ConfigurationError(
-        "OtherModel",
-        f"the model that spec.model.initFrom names, {str(path)!r}, cannot become the one of "
-        f"spec.model ({cause}); declare its shape or a larger one, with the preset of its family, "
-        f"which brings what has no field of its own",
-    )
+        raise ConfigurationError(
+            "OtherModel",
+            f"the model that spec.model.initFrom names, {str(path)!r}, cannot become the one of "
+            f"spec.model ({error}); declare its shape or a larger one, with the preset of its "
+            f"family, which brings what has no field of its own",
+        ) from error
