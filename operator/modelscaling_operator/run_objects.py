@@ -90,8 +90,8 @@ class RunObjects:
                 try:
                     await self._kube.create(PODS, body)
                 except ConflictError:
-                    # Ours, and the watch has not told yet; or one that is still being deleted.
-                    _logger.debug("pod exists already", extra={"pod": body["metadata"]["name"]})
+                    # Ours, and the watch has not told yet; or somebody else's.
+                    await self._own(PODS, body["metadata"]["name"])
 
         results = await asyncio.gather(
             *(create(index) for index in indexes), return_exceptions=True

@@ -150,6 +150,21 @@ async def test_an_object_of_somebody_else_is_left_alone_and_told(bench: Bench) -
     assert f"POST {_CORE}/pods" not in bench.writes
 
 
+async def test_a_pod_of_somebody_else_is_left_alone_and_told_and_the_others_are_created(
+    bench: Bench,
+) -> None:
+    theirs = {"metadata": {"namespace": RUN.namespace, "name": "tiny-0"}, "spec": {}}
+    bench.api.objects[f"{_CORE}/pods/tiny-0"] = theirs
+
+    await bench.loop.look()
+    await bench.loop.look()
+
+    assert bench.api.objects[f"{_CORE}/pods/tiny-0"] == theirs
+    assert f"{_CORE}/pods/tiny-1" in bench.api.objects
+    assert bench.condition("Running")["reason"] == Reason.NAME_TAKEN
+    assert "pods tiny-0 exists" in bench.condition("Running")["message"]
+
+
 async def test_an_error_is_counted_and_tried_again_after_what_the_server_asks(
     bench: Bench,
 ) -> None:
