@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from modelscaling.mesh import Mesh
     from modelscaling_trainer.model_part import ModelPart
     from modelscaling_trainer.optimizer import AdamW
-    from modelscaling_trainer.transfer import Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -183,15 +182,17 @@ class TrainingState:
         if self.counters.started_at is None:
             self._counters = replace(self.counters, started_at=now)
 
-    def initialise(self, seed: int, transfer: Transfer | None = None) -> None:
-        """Fill with the first weights of a run: those that are transferred, or draws.
+    def initialise(
+        self, seed: int, fill: Callable[[Mapping[str, Shard]], None] | None = None
+    ) -> None:
+        """Fill with the first weights of a run: draws, unless `fill` sets others.
 
         Raises:
-            CheckpointError: those that are transferred cannot be read.
+            CheckpointError: those of `fill` cannot be read.
         """
         with self.changing(Counters()), torch.no_grad():
-            if transfer is not None:
-                transfer.fill(self.part.weights, seed=seed)
+            if fill is not None:
+                fill(self.part.weights)
             else:
                 set_initial_weights(self.part.weights, seed=seed, layers=self.part.shape.layers)
             for moment in self.optimizer.moments().values():

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modelscaling.growth.plan import UnreachableShapeError
-from modelscaling.growth.trained_model import TrainedModel, plan_change
-from modelscaling.layout import layout, trained_weights
+from modelscaling.layout import trained_weights
 from modelscaling.protocol import StateSource
+from modelscaling_trainer.becoming import Becoming, become
 from modelscaling_trainer.checkpoint import catalog, fence
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
-from modelscaling_trainer.growth.shards import grow_shards, old_regions, old_shards
 from modelscaling_trainer.growth.verdict import Outgrown
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
@@ -42,15 +40,12 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.growth.step import Growth
-    from modelscaling.layout import Region
-    from modelscaling.mesh import Mesh
+    from modelscaling.growth.trained_model import TrainedModel
     from modelscaling_trainer.checkpoint.catalog import Checkpoint
     from modelscaling_trainer.group import Group
     from modelscaling_trainer.resumption import History, Origin, Trained
     from modelscaling_trainer.shard import Shard
     from modelscaling_trainer.state import Counters, StatePart, TrainingState
-    from modelscaling_trainer.transfer import Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +128,7 @@ def take_over(
         _log.info("state of the group: %s", decision)
         is_first = isinstance(decision, Initialise) and place is not None
         transfer = open_transfer(identity.configuration) if is_first else None
-        becoming = _become(identity.configuration, decision, transfer)
+        becoming = become(identity.configuration, decision, transfer)
         new = place(becoming.model) if place is not None else None
         before: Counters | None = None
         match decision:
@@ -142,7 +137,8 @@ def take_over(
                 _move(becoming, group, decision, before, held=held, new=new, device=device)
             case Initialise():
                 if new is not None:
-                    new.initialise(identity.configuration.training.seed, transfer)
+                    seed = identity.configuration.training.seed
+                    new.initialise(seed, partial(transfer.fill, seed=seed) if transfer else None)
             case Load(step=step):
                 found = catalog.find(directory, step) if directory and new is not None else None
                 if not _load(becoming, found, new, everybody):
@@ -166,79 +162,8 @@ def take_over(
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Becoming:
-    """How the model of the state that is taken becomes that which the group trains."""
-
-    model: TrainedModel
-    """What the group trains."""
-    growth: Growth
-    """From what was trained; empty where that is the same."""
-    seed: int
-
-    def needed(self, mesh: Mesh, rank: int) -> dict[str, Region]:
-        """Return the region of each old weight that a rank must be given to make its part."""
-        return old_regions(self.growth, layout(self.model.shape, mesh, rank))
-
-    def shards_before(self, new: TrainingState) -> Mapping[str, Shard]:
-        """Return what is to be filled with the state before: the new shards themselves, or what
-        they grow from.
-        """
-        if not self.growth:
-            return new.shards()
-        pieces = {name: shard.piece for name, shard in new.part.weights.items()}
-        like = next(iter(new.part.weights.values())).tensor
-        return old_shards(self.growth, pieces, like=like)
-
-    def finish(self, new: TrainingState, old: Mapping[str, Shard]) -> None:
-        """Make the new shards from those that were filled."""
-        if self.growth:
-            layers = self.model.shape.layers
-            grow_shards(new.shards(), old, self.growth, seed=self.seed, layers=layers)
-
-    def counters(self, before: Counters) -> Counters:
-        """Return those of the new state."""
-        return before.after_growth() if self.growth else before
-
-
-def _become(
-    configuration: RunConfiguration,
-    decision: Move | Load | Initialise,
-    transfer: Transfer | None,
-) -> _Becoming:
-    """Return how the state that is taken becomes the declared model.
-
-    Raises:
-        ConfigurationError: it does not.
-    """
-    declared, seed = configuration.model, configuration.training.seed
-    if isinstance(decision, Initialise):
-        if transfer is not None:
-            declared = replace(declared, norm_epsilon=transfer.norm_epsilon)
-        return _Becoming(model=TrainedModel(shape=declared), growth={}, seed=seed)
-    before = decision.model
-    try:
-        plan = plan_change(before.shape, declared, configuration.growth)
-    except UnreachableShapeError as error:
-        raise ConfigurationError(
-            "ModelUnreachable",
-            f"the run was trained as another model, which does not become the declared one: "
-            f"{error}",
-        ) from error
-    if not plan.steps:
-        return _Becoming(model=before, growth={}, seed=seed)
-    assert configuration.growth is not None
-    for step in plan.steps:
-        _log.info("the model grows after step %d: %s", decision.step, step.description)
-    return _Becoming(
-        model=before.grown(plan.shape, step=decision.step, mode=configuration.growth),
-        growth=plan.growth(),
-        seed=seed,
-    )
-
-
 def _outgrown(
-    becoming: _Becoming,
+    becoming: Becoming,
     decision: Move | Load | Initialise,
     before: Counters | None,
     holdings: Sequence[Holding],
@@ -327,7 +252,7 @@ def _describe(part: StatePart) -> Held:
 
 
 def _move(
-    becoming: _Becoming,
+    becoming: Becoming,
     group: Group,
     decision: Move,
     before: Counters,
@@ -385,7 +310,7 @@ def _parts(decision: Move, held: Sequence[StatePart]) -> dict[int, Mapping[str, 
 
 
 def _load(
-    becoming: _Becoming,
+    becoming: Becoming,
     found: Checkpoint | None,
     new: TrainingState | None,
     everybody: dist.ProcessGroup,
@@ -398,7 +323,7 @@ def _load(
     return all(answer["is_loaded"] for answer in answers)
 
 
-def _fill(becoming: _Becoming, checkpoint: Checkpoint, new: TrainingState) -> bool:
+def _fill(becoming: Becoming, checkpoint: Checkpoint, new: TrainingState) -> bool:
     """Fill a state from a checkpoint; return whether it could be read."""
 
     def fill(_: Mapping[str, Shard]) -> None:
