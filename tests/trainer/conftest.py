@@ -7,9 +7,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from tests.trainer.agent_process import AgentProcess, start_agent
+from tests.trainer.workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from modelscaling.configuration import RunConfiguration
@@ -46,3 +47,18 @@ def start(tmp_path: Path) -> Iterator[StartAgent]:
     for agent in started:
         agent.process.kill()  # its other processes end with it
         agent.process.wait(30)
+
+
+@pytest.fixture
+def start_workers(tmp_path: Path) -> Iterator[Callable[..., list[Worker]]]:
+    """Start workers of a run without an agent, and end them with the test."""
+    started: list[Worker] = []
+
+    def begin(count: int, run: RunConfiguration, **options: Any) -> list[Worker]:
+        workers = [Worker(run, scratch=tmp_path / "scratch", **options) for _ in range(count)]
+        started.extend(workers)
+        return workers
+
+    yield begin
+    for worker in started:
+        worker.kill()

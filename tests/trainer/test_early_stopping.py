@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.advice import find_overfitting
 from modelscaling_trainer.checkpoint import catalog
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Result, Worker, results, start, train_together
+from tests.trainer.workers import Result, Worker, results, train_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from modelscaling.configuration import RunConfiguration
@@ -42,24 +43,9 @@ def configuration(tmp_path: Path) -> RunConfiguration:
 
 
 @pytest.fixture
-def start_workers(tmp_path: Path) -> Iterator[Start]:
-    """Start workers that save to one directory and end with the test."""
-    started: list[Worker] = []
-
-    def begin(count: int, configuration: Any, **options: Any) -> list[Worker]:
-        workers = start(
-            count,
-            configuration,
-            scratch=tmp_path / "scratch",
-            checkpoint_directory=tmp_path / "run",
-            **options,
-        )
-        started.extend(workers)
-        return workers
-
-    yield begin
-    for worker in started:
-        worker.kill()
+def start_saving(start_workers: Start, tmp_path: Path) -> Start:
+    """Start workers that save to one directory."""
+    return partial(start_workers, checkpoint_directory=tmp_path / "run")
 
 
 def train(workers: list[Worker], *, generation: int = 1) -> list[Result]:
@@ -87,9 +73,9 @@ def check_end(result: Result, directory: Path) -> int:
 
 
 def test_a_run_that_learns_by_heart_overfits_and_stops_early_with_its_best_checkpoint(
-    configuration: RunConfiguration, tmp_path: Path, start_workers: Start
+    configuration: RunConfiguration, tmp_path: Path, start_saving: Start
 ) -> None:
-    together = train(start_workers(2, configuration))
+    together = train(start_saving(2, configuration))
 
     end = check_end(together[0], tmp_path / "run")
     assert [result.progress[-1].step for result in together] == [end] * 2
@@ -102,26 +88,26 @@ def test_a_run_that_learns_by_heart_overfits_and_stops_early_with_its_best_check
 
 
 def test_a_run_that_has_stopped_early_is_complete_when_it_starts_again(
-    configuration: RunConfiguration, tmp_path: Path, start_workers: Start
+    configuration: RunConfiguration, tmp_path: Path, start_saving: Start
 ) -> None:
-    end = check_end(train(start_workers(1, configuration))[0], tmp_path / "run")
-    [again] = train(start_workers(1, configuration))
+    end = check_end(train(start_saving(1, configuration))[0], tmp_path / "run")
+    [again] = train(start_saving(1, configuration))
 
     assert check_end(again, tmp_path / "run") == end
     assert [progress.step for progress in again.progress] == [end]
 
 
 def test_an_interrupted_run_goes_on_waiting_where_it_was(
-    configuration: RunConfiguration, tmp_path: Path, start_workers: Start
+    configuration: RunConfiguration, tmp_path: Path, start_saving: Start
 ) -> None:
-    undisturbed = train(start_workers(1, configuration))[0]
+    undisturbed = train(start_saving(1, configuration))[0]
     end = check_end(undisturbed, tmp_path / "run")
     for path in (tmp_path / "run").iterdir():
         path.rename(tmp_path / f"undisturbed-{path.name}")
 
     impatient = end - 2 * EVERY
-    train(start_workers(1, configuration, stop_at_step=impatient))
-    [resumed] = train(start_workers(1, configuration))
+    train(start_saving(1, configuration, stop_at_step=impatient))
+    [resumed] = train(start_saving(1, configuration))
 
     assert resumed.progress[0].step == impatient + 1
     assert resumed.progress[0].validations.without_improvement == PATIENCE - 2
@@ -130,9 +116,9 @@ def test_an_interrupted_run_goes_on_waiting_where_it_was(
 
 
 def test_a_group_that_re_forms_remembers_the_validations_of_the_one_before(
-    configuration: RunConfiguration, tmp_path: Path, start_workers: Start
+    configuration: RunConfiguration, tmp_path: Path, start_saving: Start
 ) -> None:
-    workers = start_workers(2, configuration)
+    workers = start_saving(2, configuration)
     train_together(workers, generation=1)
     workers[0].wait_for_step(2 * EVERY + 2)
     workers[0].ask("Reform")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import sysconfig
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.mesh import Mesh
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import Result, Worker, results, start, train_together
+from tests.trainer.workers import Result, Worker, results, train_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     Start = Callable[..., list[Worker]]
@@ -27,21 +27,6 @@ AGREEMENT = 1e-5
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     return write_text(tmp_path / "data")
-
-
-@pytest.fixture
-def start_workers(tmp_path: Path) -> Iterator[Start]:
-    """Start workers that end with the test."""
-    started: list[Worker] = []
-
-    def begin(count: int, configuration: Any, **options: Any) -> list[Worker]:
-        workers = start(count, configuration, scratch=tmp_path / "scratch", **options)
-        started.extend(workers)
-        return workers
-
-    yield begin
-    for worker in started:
-        worker.kill()
 
 
 def _train(workers: list[Worker], *, generation: int = 1) -> list[Result]:

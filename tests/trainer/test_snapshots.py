@@ -5,16 +5,16 @@ without a checkpoint.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.mesh import Mesh
 from tests.trainer.runs import make_run, write_text
-from tests.trainer.workers import results, start, train_together
+from tests.trainer.workers import results, train_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.trainer.workers import Worker
@@ -31,20 +31,11 @@ STEPS = 30
 
 
 @pytest.fixture
-def start_workers(tmp_path: Path) -> Iterator[Start]:
-    """Start workers of one run that end with the test."""
+def start_some(start_workers: Callable[..., list[Worker]], tmp_path: Path) -> Start:
+    """Start workers of one run."""
     text = write_text(tmp_path / "data")
     run = make_run(text, model__layers=4, training__total_steps=STEPS)
-    started: list[Worker] = []
-
-    def begin(count: int, **options: Any) -> list[Worker]:
-        workers = start(count, run, scratch=tmp_path / "scratch", **options)
-        started.extend(workers)
-        return workers
-
-    yield begin
-    for worker in started:
-        worker.kill()
+    return lambda count, **options: start_workers(count, run, **options)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +49,13 @@ def start_workers(tmp_path: Path) -> Iterator[Start]:
     ],
 )
 def test_a_lost_shard_comes_back_from_its_snapshot(
-    mesh: Mesh, pod_size: int, lost: set[int], start_workers: Start
+    mesh: Mesh, pod_size: int, lost: set[int], start_some: Start
 ) -> None:
-    alone = start_workers(1)
+    alone = start_some(1)
     train_together(alone)
     [undisturbed] = results(alone)
 
-    workers = start_workers(mesh.size)
+    workers = start_some(mesh.size)
     train_together(workers, mesh=mesh, pod_size=pod_size)
     workers[0].wait_for_step(8)
     for rank in lost:
@@ -72,7 +63,7 @@ def test_a_lost_shard_comes_back_from_its_snapshot(
     survivors = [worker for rank, worker in enumerate(workers) if rank not in lost]
     before = results(survivors)
     for rank in lost:
-        [workers[rank]] = start_workers(1)
+        [workers[rank]] = start_some(1)
     train_together(workers, mesh=mesh, attempt=2, pod_size=pod_size)
     after = results(workers)
 
@@ -90,12 +81,12 @@ def test_a_lost_shard_comes_back_from_its_snapshot(
     assert undisturbed.digests[resumption.step :] == after[0].digests
 
 
-def test_survivors_go_on_smaller_from_snapshots_and_lose_another(start_workers: Start) -> None:
-    alone = start_workers(1)
+def test_survivors_go_on_smaller_from_snapshots_and_lose_another(start_some: Start) -> None:
+    alone = start_some(1)
     train_together(alone)
     [undisturbed] = results(alone)
 
-    workers = start_workers(4)
+    workers = start_some(4)
     train_together(workers, mesh=Mesh(dataShard=4))
     workers[0].wait_for_step(6)
     workers[1].kill()
