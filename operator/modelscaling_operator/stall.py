@@ -23,13 +23,15 @@ def say_stalled(draft: Draft) -> Draft:
         return draft.calm(ConditionType.STALLED, Reason.STEPS_DONE)
     pod, worker = late[0]
     others = f"; {len(late) - 1} others wait" if len(late) > 1 else ""
+    # Its peers are late as well, and will be said to be within moments, unless all wait.
+    does = "waits for its peers" if worker.is_waiting else "does not come on"
     return draft.condition(
         ConditionType.STALLED,
         holds=True,
         reason=Reason.NO_STEP,
         message=(
-            f"No step after step {worker.step}: rank {worker.rank} in pod {pod.name} does not "
-            f"come on{others}."
+            f"No step after step {worker.step}: rank {worker.rank} in pod {pod.name} "
+            f"{does}{others}."
         ),
     )
 

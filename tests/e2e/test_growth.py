@@ -192,4 +192,5 @@ def test_the_fine_tuning_example_goes_on_with_a_model_from_hugging_face(
 
     assert condition_of(status, "Accepted")["status"] == "True"
     assert status["progress"]["step"] == 20
-    assert float(status["progress"]["loss"]) < float(trained["loss"]) + 0.5 < 5.0
+    # From draws it would still be near ln 256 = 5.5; single batches differ by half a nat.
+    assert float(status["progress"]["loss"]) < float(trained["loss"]) + 1.0 < 4.5

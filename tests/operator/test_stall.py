@@ -49,6 +49,16 @@ def test_where_all_wait_the_one_furthest_behind_is_named() -> None:
     assert "rank 1 in pod tiny-1" in condition(world, ConditionType.STALLED).message
 
 
+def test_who_waits_is_not_said_to_hold_the_others_up() -> None:
+    world = trained_world()
+    world.agent(0).late = (late(0, is_waiting=True),)
+    look(world)
+
+    assert condition(world, ConditionType.STALLED).message == (
+        "No step after step 9: rank 0 in pod tiny-0 waits for its peers."
+    )
+
+
 def test_a_status_does_not_change_while_the_same_worker_is_late() -> None:
     world = trained_world()
     world.agent(1).late = (late(1),)
