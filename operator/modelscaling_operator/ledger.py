@@ -89,9 +89,12 @@ def _record(
     """
     is_change = group.recorded_attempt == 0 and group.stopped_mesh is not None
     if is_change:
+        # Not what the processes remember: a group in between may have trained and been lost before
+        # anybody heard of it, and the entry before ends with the one that was seen.
         cause, former = group.cause, group.stopped_mesh
     elif resumption.attempt > 1:
-        cause, former = _cause_of_attempt(group, status.restarts), group.mesh
+        cause = _cause_of_attempt(group, status.restarts)
+        former = resumption.mesh_before or group.mesh
     else:
         return None
     resumed = datetime.fromtimestamp(resumption.resumed_time, UTC)
@@ -104,7 +107,7 @@ def _record(
     return RescaleRecord(
         time=resumed,
         cause=cause,
-        from_=resumption.mesh_before or former or group.mesh,
+        from_=former or group.mesh,
         to=group.mesh,
         downtime_seconds=f"{max(downtime_s, 0):.3f}",
         lost_steps=max(0, resumption.furthest_step - resumption.step, known_step - resumption.step),

@@ -91,6 +91,12 @@ def test_a_change_is_entered_once_however_often_it_is_seen() -> None:
     assert after(once, resumption()).rescales == once.rescales
 
 
+def test_a_group_that_came_and_went_unseen_is_passed_over() -> None:
+    (record,) = after(status_of(mesh="single"), resumption(mesh_before="single")).rescales
+
+    assert (record.from_, record.to) == ("dp2", "single")
+
+
 def test_a_group_that_forms_again_below_its_number_is_another_entry() -> None:
     once = after(status_of(), resumption())
     twice = after(once, resumption(attempt=2, mesh_before="dp3"))
