@@ -43,11 +43,11 @@ def make_shape(**changes: Any) -> ModelShape:
 
 
 @st.composite
-def small_shapes(draw: st.DrawFn) -> ModelShape:
+def small_shapes(draw: st.DrawFn, *, narrowest: int = 2) -> ModelShape:
     kv_heads = draw(st.integers(1, 3))
     return make_shape(
         layers=draw(st.integers(1, 3)),
-        hidden_size=draw(st.integers(1, 40)),
+        hidden_size=draw(st.integers(narrowest, 40)),
         heads=kv_heads * draw(st.integers(1, 4)),
         kv_heads=kv_heads,
         head_size=2 * draw(st.integers(1, 8)),

@@ -91,10 +91,11 @@ def test_at_any_size_the_librarys_products_differ_by_no_more_than_rounding(
     ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)], ids=["fp32", "fp64"]
 )
 @settings(deadline=None, max_examples=15)
-@given(small=small_shapes(), size=st.integers(2, 120))
+@given(small=small_shapes(narrowest=16), size=st.integers(2, 120))
 def test_a_larger_hidden_size_changes_logits_by_rounding(
     dtype: torch.dtype, tolerance: float, small: ModelShape, size: int
 ) -> None:
+    """The norm of a few elements may be nearly 0, and to divide by that amplifies any rounding."""
     growth = plan(small, hidden_size=small.hidden_size + size)
     old, new = logits_before_and_after(growth, dtype)
 
