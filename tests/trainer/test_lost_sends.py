@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.group import Group
+from modelscaling_trainer.lost_sends import left_when_abandoned
 from modelscaling_trainer.process_group import process_group
 from modelscaling_trainer.request import Requests
 from tests.trainer.workers import FORKSERVER
@@ -63,6 +65,38 @@ def send_and_give_up(test: Connection) -> None:
         test.send(error.message)
     # A process that ends as usual waits for the thread that sends.
     os._exit(0)
+
+
+class Late:
+    """Work that ends while the wait for it says that its time is up."""
+
+    def __init__(self, error: str | None = None) -> None:
+        self.error = error
+        self.is_over = False
+
+    def get_future(self) -> None: ...
+
+    def is_completed(self) -> bool:
+        return self.is_over
+
+    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        if timeout and not self.is_over:
+            self.is_over = True
+            raise RuntimeError("Operation timed out!")
+        if self.error:
+            raise RuntimeError(self.error)
+        return True
+
+
+def test_work_that_ends_as_its_time_is_up_says_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dist, "Work", Late)
+
+    with left_when_abandoned(Requests()):
+        assert Late().wait()
+        with pytest.raises(RuntimeError, match="Connection closed by peer"):
+            Late(error="Connection closed by peer").wait()
 
 
 @pytest.mark.process

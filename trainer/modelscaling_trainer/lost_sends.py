@@ -48,8 +48,9 @@ def left_when_abandoned(requests: Requests) -> Iterator[None]:
             try:
                 return wait(work, _LOOK_EVERY)
             except RuntimeError:
+                # It may have ended just after the time was up: only now it says how.
                 if work.is_completed():
-                    raise
+                    return wait(work)
             if was_abandoned:
                 _kept.extend(distributed_c10d._world.pg_map)  # noqa: SLF001
                 requests.check_abandoned()
