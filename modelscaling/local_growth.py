@@ -1,4 +1,4 @@
-"""What the command line hands to the trainer to grow a checkpoint: JSON on its standard input."""
+"""What the command line hands to the trainer to grow a model: JSON on its standard input."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ GROWTH_MODULE = "modelscaling_trainer.growth.offline"
 
 
 class LocalGrowth(Message):
-    """One checkpoint to be grown."""
+    """One model to be grown."""
 
     source: Path
-    """A checkpoint, or the directory of a run, of which the newest is meant."""
+    """A checkpoint, the directory of a run, of which the newest is meant, or a Hugging Face one."""
     target: Path
     """What is written, of the same sort."""
     shape: dict[str, Any]
@@ -29,6 +29,6 @@ class LocalGrowth(Message):
     check: Path | None
     """A text that both models are to be compared on."""
     tokenizer: Path | None
-    """The tokenizer.json of that text; None for its bytes."""
+    """The tokenizer.json of that text; None for the model's own, or for bytes where it has none."""
     is_json: bool
     """Whether what was done is written as one object of JSON to standard output."""

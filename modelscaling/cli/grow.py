@@ -1,4 +1,4 @@
-"""`modelscaling grow`: make a checkpoint of a larger model from one of a smaller.
+"""`modelscaling grow`: make a larger model of a checkpoint or of a directory of Hugging Face's.
 
 The command line checks the arguments; the trainer, a program of its own, takes the process over.
 """
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 _EXAMPLE = """\
 example:
   modelscaling grow runs/a runs/b --shape layers=12,hiddenSize=768 --check some.txt
+  modelscaling grow Llama-3.2-1B larger --shape layers=20 --check some.txt
 
-IN is a checkpoint, or the directory of a run, of which the newest checkpoint is taken; OUT is
-written as the same. What --shape does not name stays as it is. Weights and optimizer state are
-grown tensor by tensor, in memory for the largest of them; --check needs memory for a whole model.
+IN is a checkpoint, the directory of a run, of which the newest checkpoint is taken, or a directory
+as transformers saves a model (config.json, safetensors, tokenizer); OUT is written as the same.
+What --shape does not name stays as it is. Weights and optimizer state are grown some rows at a
+time; --check needs memory for a whole model.
 
 exit code: 0 grown, 1 it could not be read or written, 2 the arguments are wrong or the shape
 cannot be reached
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         type=Path,
         metavar="FILE",
-        help="tokenizer.json for --check; without it, tokens are bytes",
+        help="tokenizer.json for --check; without it that of IN, where IN has one, or else bytes",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of what new entries are drawn from"
@@ -91,8 +93,8 @@ def resolve(options: argparse.Namespace) -> LocalGrowth:
     shape = parse_shape(options.shape, "--shape")
     if not options.source.is_dir():
         raise UsageError(
-            f"IN: {str(options.source)!r} is not a directory; give a checkpoint, or the directory "
-            f"of a run"
+            f"IN: {str(options.source)!r} is not a directory; give a checkpoint, the directory "
+            f"of a run, or one that transformers saved a model to"
         )
     if options.target.exists():
         raise UsageError(f"OUT: {str(options.target)!r} exists; give a new name, or remove it")

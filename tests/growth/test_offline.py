@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,14 +17,16 @@ from modelscaling.growth.lineage import Lineage
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.plan import UnreachableShapeError
 from modelscaling.layout import Piece, Region
-from modelscaling.local_growth import LocalGrowth
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
+from modelscaling_trainer.growth import checkpoint
 from modelscaling_trainer.growth.offline import grow
+from modelscaling_trainer.row_blocks import row_blocks
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import Counters
 from tests.growth.growing import grown, make_shape, make_state, plan
+from tests.growth.offline_work import make_work
 from tests.trainer.checkpoints import save
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
 SHAPE = make_shape(vocabulary_size=256)
 COUNTERS = Counters(step=20, tokens=900, sample_digest="d", useful_seconds=3.0, started_at=1.0)
-LARGER = {"layers": 3, "hiddenSize": 31, "heads": 6, "kvHeads": 3, "feedForwardSize": 50}
 
 
 @pytest.fixture
@@ -46,21 +48,6 @@ def run(tmp_path: Path) -> Path:
         counters = Counters(**asdict(COUNTERS) | {"step": step})
         save(directory, make_state(SHAPE), mesh=Mesh(dataShard=2), counters=counters, shape=SHAPE)
     return directory
-
-
-def make_work(source: Path, target: Path, **changes: Any) -> LocalGrowth:
-    fields = {
-        "source": source,
-        "target": target,
-        "shape": LARGER,
-        "mode": GrowthMode.PRESERVE,
-        "seed": 5,
-        "noise": 0.0,
-        "check": None,
-        "tokenizer": None,
-        "is_json": False,
-    }
-    return LocalGrowth.model_validate(fields | changes)
 
 
 def load(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -82,12 +69,17 @@ def load(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return state
 
 
-def test_weights_and_moments_grow_and_the_lineage_is_kept(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most_elements", [100, 1 << 24], ids=["some rows a time", "whole tensors"])
+def test_weights_and_moments_grow_and_the_lineage_is_kept(
+    run: Path, tmp_path: Path, most_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = partial(row_blocks, most_elements=most_elements)
+    monkeypatch.setattr(checkpoint, "row_blocks", cut)
     done = grow(make_work(run, tmp_path / "larger"))
     written = catalog.find_newest(tmp_path / "larger")
 
     assert written is not None
-    assert done.checkpoint == written.path == tmp_path / "larger/step-00000020"
+    assert done.path == written.path == tmp_path / "larger/step-00000020"
     assert written.counters == COUNTERS
     assert written.lineage == Lineage().grown(SHAPE, step=20, mode=GrowthMode.PRESERVE)
     expected = plan(SHAPE, layers=3, hidden_size=31, heads=6, kv_heads=3, feed_forward_size=50)
@@ -101,7 +93,7 @@ def test_weights_and_moments_grow_and_the_lineage_is_kept(run: Path, tmp_path: P
 def test_what_has_grown_grows_again(run: Path, tmp_path: Path) -> None:
     grow(make_work(run, tmp_path / "b"))
     done = grow(make_work(tmp_path / "b", tmp_path / "c", shape={"layers": 7}))
-    written = catalog.read(done.checkpoint)
+    written = catalog.read(done.path)
 
     assert written is not None
     assert [one.shape.layers for one in written.lineage.ancestors] == [2, 3]
@@ -111,7 +103,7 @@ def test_what_has_grown_grows_again(run: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_by_itself_becomes_one(run: Path, tmp_path: Path) -> None:
     done = grow(make_work(run / "step-00000010", tmp_path / "one"))
 
-    assert done.checkpoint == tmp_path / "one"
+    assert done.path == tmp_path / "one"
     assert catalog.read(tmp_path / "one") is not None
 
 
@@ -160,7 +152,7 @@ def test_a_text_with_tokens_that_the_model_lacks_is_refused(tmp_path: Path) -> N
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="is no checkpoint, and there is no whole one"):
+    with pytest.raises(ConfigurationError, match="is no checkpoint, has no whole one below it"):
         grow(make_work(tmp_path, tmp_path / "larger"))
 
 
@@ -216,7 +208,7 @@ def test_the_command_grows_and_says_what_is_exact(
         assert content["shape"]["layers"] == 3
         assert content["check"]["tokens"] == 448
         assert catalog.is_checkpoint(tmp_path / "b/step-00000020")
-        assert content["checkpoint"] == str(tmp_path / "b/step-00000020")
+        assert content["output"] == str(tmp_path / "b/step-00000020")
     else:
         assert "Bitwise   layers 2 to 3: " in done.stdout
         assert "largest logit difference 0 of logits up to" in done.stdout

@@ -98,7 +98,7 @@ def test_transformers_computes_the_logits_of_what_is_written(
 ) -> None:
     source = Weights(make_shape(**FAMILIES[family]))
     out = tmp_path / "a" / "out"
-    write_directory(source, out, tokenizer=None, largest_file_bytes=largest_file_bytes)
+    write_directory(source, out, companions={}, largest_file_bytes=largest_file_bytes)
     ids = _ids(source.shape)
 
     model: Any = AutoModelForCausalLM.from_pretrained(out)
@@ -112,7 +112,7 @@ def test_transformers_computes_the_logits_of_what_is_written(
 
 def test_what_is_written_is_read_bit_by_bit(tmp_path: Path) -> None:
     source = Weights(make_shape(**FAMILIES["qwen2.5"], tied_embeddings=True))
-    write_directory(source, tmp_path / "out", tokenizer=None, largest_file_bytes=20_000)
+    write_directory(source, tmp_path / "out", companions={}, largest_file_bytes=20_000)
 
     directory = HuggingFaceDirectory(tmp_path / "out")
 
@@ -125,7 +125,7 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path: Path) -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[HuggingFaceDirectory, Weights]:
     path = tmp_path_factory.mktemp("saved") / "out"
     source = Weights(make_shape(**FAMILIES["olmo-2"]))
-    write_directory(source, path, tokenizer=None, largest_file_bytes=20_000)
+    write_directory(source, path, companions={}, largest_file_bytes=20_000)
     return HuggingFaceDirectory(path), source
 
 
@@ -214,7 +214,7 @@ def test_what_old_versions_saved_beside_the_weights_is_no_matter(tmp_path: Path)
 )
 def test_a_file_that_is_not_there_is_named(removed: str, message: str, tmp_path: Path) -> None:
     write_directory(
-        Weights(make_shape()), tmp_path / "out", tokenizer=None, largest_file_bytes=20_000
+        Weights(make_shape()), tmp_path / "out", companions={}, largest_file_bytes=20_000
     )
     (file,) = (tmp_path / "out").glob(removed)
     file.unlink()
@@ -234,7 +234,7 @@ def test_a_file_that_is_damaged_after_it_was_checked_is_named(tmp_path: Path) ->
 
 def test_a_directory_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="exists; remove it"):
-        write_directory(Weights(make_shape()), tmp_path, tokenizer=None)
+        write_directory(Weights(make_shape()), tmp_path, companions={})
 
     assert not [*tmp_path.iterdir()]
 
@@ -247,7 +247,7 @@ def test_a_source_that_breaks_leaves_nothing(tmp_path: Path) -> None:
             return super().read(name, region)
 
     with pytest.raises(CheckpointError):
-        write_directory(Broken(make_shape()), tmp_path / "out", tokenizer=None)
+        write_directory(Broken(make_shape()), tmp_path / "out", companions={})
 
     assert not [*tmp_path.iterdir()]
 
@@ -256,7 +256,7 @@ def test_another_tokenizer_than_the_models_is_refused(tmp_path: Path) -> None:
     own, other = tmp_path / "own.json", tmp_path / "other.json"
     own.write_text(json.dumps(TOKENIZER))
     other.write_text(json.dumps(TOKENIZER, indent=1))
-    write_directory(Weights(make_shape()), tmp_path / "out", tokenizer=own)
+    write_directory(Weights(make_shape()), tmp_path / "out", companions={"tokenizer.json": own})
     directory = HuggingFaceDirectory(tmp_path / "out")
 
     directory.check_tokenizer(FileTokenizer(own))
@@ -274,7 +274,7 @@ def test_transformers_gives_text_the_ids_that_the_tokenizers_file_gives_it(
     own.pre_tokenizer = CharDelimiterSplit("-")
     own.save(str(tmp_path / "own.json"))
     source = Weights(make_shape(**FAMILIES[family]))
-    write_directory(source, tmp_path / "out", tokenizer=tmp_path / "own.json")
+    write_directory(source, tmp_path / "out", companions={"tokenizer.json": tmp_path / "own.json"})
 
     loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
 
@@ -282,7 +282,7 @@ def test_transformers_gives_text_the_ids_that_the_tokenizers_file_gives_it(
 
 
 def test_a_model_without_a_tokenizer_goes_with_any(tmp_path: Path) -> None:
-    write_directory(Weights(make_shape()), tmp_path / "out", tokenizer=None)
+    write_directory(Weights(make_shape()), tmp_path / "out", companions={})
     directory = HuggingFaceDirectory(tmp_path / "out")
 
     assert directory.tokenizer is None

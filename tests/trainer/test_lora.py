@@ -148,7 +148,7 @@ def test_an_export_computes_with_the_adapters(
     directory, _ = alone
     shape = _run(base).model
     merged = MergedWeights(CheckpointWeights(_found(directory, STEPS)))
-    write_directory(merged, tmp_path / "exported", tokenizer=None)
+    write_directory(merged, tmp_path / "exported", companions={})
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     decoder, begun_with = (
         Decoder(of, compute_dtype=torch.float32) for of in (shape, replace(shape, lora=None))

@@ -103,7 +103,8 @@ def _hugging_face(path: Path, shape: ModelShape, *, tokenizer: Path | None = Non
     save(path / "run", make_state(shape), shape=shape)
     found = catalog.find_newest(path / "run")
     assert found is not None
-    write_directory(CheckpointWeights(found), path / "model", tokenizer=tokenizer)
+    companions = {"tokenizer.json": tokenizer} if tokenizer else {}
+    write_directory(CheckpointWeights(found), path / "model", companions=companions)
     return path / "model"
 
 

@@ -8,20 +8,18 @@ moments, steps and the place in the data begin at 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelscaling.configuration import WeightsFormat
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.plan import GrowthPlan, UnreachableShapeError, plan_growth
-from modelscaling.growth.tensor_growth import Kind
 from modelscaling.layout import is_adapter
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.checkpoint.weights import CheckpointWeights
 from modelscaling_trainer.data.tokenizer import open_tokenizer
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
-from modelscaling_trainer.growth.filling import fresh_values, grow_into
+from modelscaling_trainer.growth.weights import GrownWeights
 from modelscaling_trainer.hugging_face.directory import HuggingFaceDirectory
 from modelscaling_trainer.merged_weights import MergedWeights
 from modelscaling_trainer.model.initial_weights import initial_values
@@ -55,22 +53,14 @@ class Transfer:
         Raises:
             CheckpointError: the source is damaged; they may be half filled.
         """
-        growth, layers = self.plan.growth(), self.plan.shape.layers
+        grown = GrownWeights(self.source, self.plan, seed=seed)
         for name, shard in weights.items():
             if is_adapter(name):
+                layers = self.plan.shape.layers
                 values = initial_values(name, shard.piece, seed=seed, layers=layers)
                 shard.tensor.copy_(values)
-                continue
-            tensor = growth[name]
-            held = tensor.needed(shard.piece.region, Kind.MODEL)
-            grow_into(
-                shard,
-                tensor,
-                Kind.MODEL,
-                source=None if held is None else self.source.read(tensor.source, held),
-                held=held,
-                fresh=partial(fresh_values, name, shard, seed=seed, layers=layers),
-            )
+            else:
+                grown.fill(name, shard)
 
 
 def open_transfer(configuration: RunConfiguration) -> Transfer | None:

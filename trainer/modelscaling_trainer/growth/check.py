@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modelscaling.layout import layout
-from modelscaling.mesh import Mesh
-from modelscaling.shape import ModelShape
+from modelscaling.layout import Region
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.model.decoder import Decoder, cross_entropy_sum
-from modelscaling_trainer.shard import Shard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from modelscaling_trainer.checkpoint.catalog import Checkpoint
+    from modelscaling.shape import ModelShape
     from modelscaling_trainer.data.tokenizer import Tokenizer
+    from modelscaling_trainer.weight_source import WeightSource
 
 _MOST_TOKENS = 4096
 _BYTES_PER_TOKEN = 16
@@ -67,8 +65,12 @@ def read_tokens(path: Path, tokenizer: Tokenizer, shape: ModelShape) -> Tensor:
     return ids_BT
 
 
-def compare(old: Checkpoint, new: Checkpoint, ids_BT: Tensor) -> Comparison:  # noqa: N803
-    """Compare two checkpoints, of which one is in memory at a time.
+def compare(
+    old: WeightSource,
+    new: WeightSource,
+    ids_BT: Tensor,  # noqa: N803
+) -> Comparison:
+    """Compare two models, of which one is in memory at a time.
 
     Raises:
         CheckpointError: one is damaged.
@@ -87,15 +89,10 @@ def compare(old: Checkpoint, new: Checkpoint, ids_BT: Tensor) -> Comparison:  # 
 
 
 @torch.no_grad()
-def _logits(checkpoint: Checkpoint, ids_BT: Tensor) -> Tensor:  # noqa: N803
-    shape = ModelShape.from_fields(checkpoint.model)
-    decoder = Decoder(shape, compute_dtype=torch.float32)
-    pieces = layout(shape, Mesh(), 0)
-    checkpoint.load(
-        {
-            f"model.{name}": Shard(parameter, pieces[name])
-            for name, parameter in decoder.weights().items()
-        }
-    )
+def _logits(source: WeightSource, ids_BT: Tensor) -> Tensor:  # noqa: N803
+    decoder = Decoder(source.shape, compute_dtype=torch.float32)
+    for name, parameter in decoder.weights().items():
+        size = tuple(parameter.shape)
+        parameter.copy_(source.read(name, Region((0,) * len(size), size)))
     logits_BTV: Tensor = decoder(ids_BT)  # noqa: N806
     return logits_BTV

@@ -1,5 +1,5 @@
-"""A checkpoint of a grown model from one of the old: tensor by tensor, so that no more than one old
-and one grown tensor are in memory.
+"""A checkpoint of a grown model from one of the old: some rows of a tensor at a time, made from
+what they need of the old one, so that no model is in memory.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from modelscaling_trainer.checkpoint.index import index
 from modelscaling_trainer.checkpoint.part import DTYPES, Block, in_file_order, write_blocks
 from modelscaling_trainer.errors import CheckpointError
 from modelscaling_trainer.growth.filling import fresh_values, grow_into
+from modelscaling_trainer.row_blocks import row_blocks
 from modelscaling_trainer.shard import Shard
 
 if TYPE_CHECKING:
@@ -55,9 +57,11 @@ def write_grown(
     def contents() -> Iterator[memoryview]:
         for block in ordered:
             kind, name = blocks[block]
-            yield _bytes(
-                _grown(source, growth[name], kind, block, seed=seed, layers=plan.shape.layers)
+            grow = partial(
+                _grown, source, growth[name], kind, block, seed=seed, layers=plan.shape.layers
             )
+            for region in row_blocks(block.shape):
+                yield _bytes(grow(region))
 
     write_blocks(target / _PART, ordered, contents())
     write_description(
@@ -105,18 +109,25 @@ def _block(source: Checkpoint, kind: Kind, name: str, tensor: TensorGrowth) -> B
 
 
 def _grown(
-    source: Checkpoint, tensor: TensorGrowth, kind: Kind, block: Block, *, seed: int, layers: int
+    source: Checkpoint,
+    tensor: TensorGrowth,
+    kind: Kind,
+    block: Block,
+    region: Region,
+    *,
+    seed: int,
+    layers: int,
 ) -> Tensor:
-    """Return one tensor of the grown model, whole."""
+    """Return a region of a tensor of the grown model."""
     dtype = DTYPES[block.dtype]
-    held = tensor.needed(block.region, kind)
+    held = tensor.needed(region, kind)
     old = None
     if held is not None:
         old = torch.empty(held.size, dtype=dtype)
         piece = Piece(shape=tensor.before, region=held, copy=0, copies=1)
         source.load({f"{kind}.{tensor.source}": Shard(old, piece)})
-    piece = Piece(shape=block.shape, region=block.region, copy=0, copies=1)
-    target = Shard(torch.empty(block.shape, dtype=dtype), piece)
+    piece = Piece(shape=block.shape, region=region, copy=0, copies=1)
+    target = Shard(torch.empty(region.size, dtype=dtype), piece)
     name = block.name.removeprefix(f"{kind}.")
     grow_into(
         target,

@@ -1,7 +1,7 @@
-"""Growing a checkpoint on this machine.
+"""Growing a checkpoint, or a directory of Hugging Face's, on this machine.
 
 `modelscaling grow` starts it as `python -m modelscaling_trainer.growth.offline`, with a
-`LocalGrowth` as JSON on standard input. The exit code is 0 where the grown checkpoint is there, 1
+`LocalGrowth` as JSON on standard input. The exit code is 0 where the grown model is there, 1
 where something could not be read or written, and 2 where the shape cannot be reached.
 """
 
@@ -21,19 +21,16 @@ from modelscaling.api.validation import InvalidSpecError, parse_model
 from modelscaling.growth.plan import GrowthPlan, UnreachableShapeError, plan_growth
 from modelscaling.local_growth import LocalGrowth
 from modelscaling.resolve import resolve_shape
-from modelscaling.shape import ModelShape
-from modelscaling_trainer.checkpoint import catalog
-from modelscaling_trainer.checkpoint.directory import name_of
 from modelscaling_trainer.data.tokenizer import open_tokenizer
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.growth.check import Comparison, compare, read_tokens
-from modelscaling_trainer.growth.checkpoint import new_directory, write_grown
+from modelscaling_trainer.growth.original import open_original
 from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from modelscaling_trainer.checkpoint.catalog import Checkpoint
+    from modelscaling.shape import ModelShape
 
 _EXIT_FAILURE = 1
 _EXIT_USAGE = 2
@@ -43,13 +40,13 @@ _EXIT_USAGE = 2
 class Grown:
     """What was done."""
 
-    checkpoint: Path
+    path: Path
     plan: GrowthPlan
     comparison: Comparison | None
 
 
 def main() -> int:
-    """Grow the checkpoint on standard input; return the process' exit code."""
+    """Grow what the work on standard input names; return the process' exit code."""
     os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
     configure_logging()
     work = LocalGrowth.model_validate_json(sys.stdin.buffer.read())
@@ -69,17 +66,17 @@ def main() -> int:
 
 
 def grow(work: LocalGrowth) -> Grown:
-    """Grow a checkpoint, and compare the two where that is asked for.
+    """Grow a model, and compare the two where that is asked for.
 
     Raises:
-        ConfigurationError: there is no checkpoint, there is nothing to grow, or the text does not
-            go with it.
+        ConfigurationError: there is no model, there is nothing to grow, or the text does not go
+            with it.
         InvalidSpecError, UnreachableShapeError: the shape is none, or cannot be reached.
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the model is damaged.
         OSError: the grown one cannot be written.
     """
-    old = find(work.source)
-    shape = ModelShape.from_fields(old.model)
+    original = open_original(work.source)
+    shape = original.weights.shape
     plan = plan_growth(shape, target_shape(shape, work.shape), work.mode, noise=work.noise)
     if not plan.steps:
         raise ConfigurationError(
@@ -87,36 +84,12 @@ def grow(work: LocalGrowth) -> Grown:
         )
     ids = None
     if work.check is not None:
-        tokenizer = TokenizerFile(file=str(work.tokenizer)) if work.tokenizer else None
-        ids = read_tokens(work.check, open_tokenizer(tokenizer or BuiltInTokenizer.BYTE), shape)
-    lineage = old.lineage.grown(shape, step=old.counters.step, mode=work.mode)
-    is_run = old.path != work.source
-    with new_directory(work.target) as unfinished:
-        path = unfinished / name_of(old.counters.step) if is_run else unfinished
-        path.mkdir(exist_ok=True)
-        write_grown(old, plan, path, lineage=lineage, seed=work.seed)
-    path = work.target / name_of(old.counters.step) if is_run else work.target
-    new = catalog.read(path)
-    if new is None:
-        raise CheckpointError(f"{str(path)!r} was written, and cannot be read; look after the disk")
-    comparison = None if ids is None else compare(old, new, ids)
-    return Grown(checkpoint=path, plan=plan, comparison=comparison)
-
-
-def find(path: Path) -> Checkpoint:
-    """Return the checkpoint at a path, or the newest of the run there.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    found = catalog.find_at(path)
-    if found is None:
-        raise ConfigurationError(
-            "NoCheckpoint",
-            f"IN: {str(path)!r} is no checkpoint, and there is no whole one below it; give a "
-            f"checkpoint, or the --output of a run",
-        )
-    return found
+        file = work.tokenizer or original.tokenizer
+        tokenizer = TokenizerFile(file=str(file)) if file else BuiltInTokenizer.BYTE
+        ids = read_tokens(work.check, open_tokenizer(tokenizer), shape)
+    written = original.write(plan, work.target, mode=work.mode, seed=work.seed)
+    comparison = None if ids is None else compare(original.weights, written.weights, ids)
+    return Grown(path=written.path, plan=plan, comparison=comparison)
 
 
 def target_shape(shape: ModelShape, changes: dict[str, Any]) -> ModelShape:
@@ -141,7 +114,7 @@ def _fail(code: int, *lines: str) -> int:
 def _as_json(grown: Grown) -> dict[str, Any]:
     plan = grown.plan
     return {
-        "checkpoint": str(grown.checkpoint),
+        "output": str(grown.path),
         "parameters_before": plan.before.parameters(),
         "parameters": plan.shape.parameters(),
         "shape": {to_camel(name): value for name, value in asdict(plan.shape).items()},
@@ -171,7 +144,7 @@ def _as_text(grown: Grown) -> str:
         )
         loss = f"loss {comparison.loss_before:.6f} before, {comparison.loss_after:.6f} after"
         lines += [difference, loss]
-    return "\n".join([*lines, f"wrote {grown.checkpoint}"])
+    return "\n".join([*lines, f"wrote {grown.path}"])
 
 
 if __name__ == "__main__":

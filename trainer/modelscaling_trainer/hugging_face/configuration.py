@@ -86,8 +86,9 @@ def shape_from(config: Mapping[str, Any], *, path: str) -> ModelShape:
         raise ConfigurationError("UnsupportedModel", f"{path}: {error!r}") from error
 
 
-def config_from(shape: ModelShape) -> dict[str, Any]:
-    """Return the config.json of a shape, in the words that transformers 4 and 5 both understand.
+def config_from(shape: ModelShape, *, dtype: str = "float32") -> dict[str, Any]:
+    """Return the config.json of a shape, in the words that transformers 4 and 5 both understand;
+    `dtype` is torch's name of what its weights are stored as.
 
     Raises:
         ConfigurationError: no model of transformers is such a shape.
@@ -104,7 +105,7 @@ def config_from(shape: ModelShape) -> dict[str, Any]:
         "rope_theta": shape.rope_theta,
         "rope_scaling": None,
         "tie_word_embeddings": shape.tied_embeddings,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         # What transformers would set in their place are ids of other tokenizers.
         "bos_token_id": None,
         "eos_token_id": None,

@@ -35,8 +35,25 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 
-_DTYPES = ("F64", "F32", "F16", "BF16")
-"""What weights may be stored as; they are read as float32."""
+_DTYPES = {
+    "F64": torch.float32,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""What weights may be stored as, and what holds them as they are read, as float32."""
+_TOKENIZER_FILES = (
+    TOKENIZER,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_GENERATION = "generation_config.json"
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _MOST_NAMES = 5
 """How many tensors a message names."""
 
@@ -52,14 +69,30 @@ class HuggingFaceDirectory:
                 or does not hold exactly that model's weights.
         """
         self._path = path
-        self.shape: ModelShape = shape_from(_read_json(path / CONFIG), path=str(path / CONFIG))
-        self._files = self._check(_stored(path))
+        self._config = _read_json(path / CONFIG)
+        self.shape: ModelShape = shape_from(self._config, path=str(path / CONFIG))
+        stored = _stored(path)
+        self._files = self._check(stored)
+        dtypes = {_DTYPES[stored[their_name(name)][1]] for name in self._files}
+        self.dtype: torch.dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        """The narrowest that holds every weight as it is read."""
 
     @property
     def tokenizer(self) -> Path | None:
         """The tokenizer's file; None where there is none."""
         file = self._path / TOKENIZER
         return file if file.is_file() else None
+
+    @property
+    def companions(self) -> dict[str, Path]:
+        """The files that say how the model is used, by name: of a larger one they are the same."""
+        files = {name: self._path / name for name in (*_TOKENIZER_FILES, _GENERATION)}
+        return {name: file for name, file in files.items() if file.is_file()}
+
+    @property
+    def token_ids(self) -> dict[str, Any]:
+        """What the configuration says of the tokens that begin, end and fill up a text."""
+        return {name: self._config[name] for name in _TOKEN_IDS if name in self._config}
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a run whose token ids mean something else than the model's.

@@ -15,6 +15,7 @@ from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.checkpoint.weights import CheckpointWeights
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.hugging_face.configuration import config_from
+from modelscaling_trainer.hugging_face.directory import TOKENIZER
 from modelscaling_trainer.hugging_face.writing import write_directory
 from modelscaling_trainer.merged_weights import MergedWeights
 
@@ -32,7 +33,8 @@ def main() -> int:
     try:
         checkpoint = find_checkpoint(request.source)
         source = MergedWeights(CheckpointWeights(checkpoint))
-        write_directory(source, request.output, tokenizer=request.tokenizer)
+        companions = {TOKENIZER: request.tokenizer} if request.tokenizer else {}
+        write_directory(source, request.output, companions=companions)
     except (CheckpointError, ConfigurationError) as error:
         return _fail(error.message)
     except OSError as error:

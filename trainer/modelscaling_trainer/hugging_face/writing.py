@@ -1,7 +1,7 @@
 """Writing a model as a directory that transformers loads.
 
-Weights are streamed, one in memory at a time, into safetensors files of a few gigabytes. All is
-written beside the directory's name and renamed when every byte is on the disk, so that whatever
+Weights are streamed, some rows in memory at a time, into safetensors files of a few gigabytes. All
+is written beside the directory's name and renamed when every byte is on the disk, so that whatever
 has the name is whole.
 """
 
@@ -11,14 +11,17 @@ import json
 import os
 import shutil
 from math import prod
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from modelscaling.layout import Region, weights
+import torch
+
+from modelscaling.layout import weights
 from modelscaling_trainer.checkpoint.directory import sync_directory
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.hugging_face.configuration import config_from
-from modelscaling_trainer.hugging_face.directory import CONFIG, INDEX, TOKENIZER, WEIGHTS
+from modelscaling_trainer.hugging_face.directory import CONFIG, INDEX, WEIGHTS
 from modelscaling_trainer.hugging_face.names import their_name
+from modelscaling_trainer.row_blocks import row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,18 +30,22 @@ if TYPE_CHECKING:
     from modelscaling_trainer.weight_source import WeightSource
 
 LARGEST_FILE_BYTES = 4 << 30
-_FLOAT32_BYTES = 4
 _ALIGNMENT = 8
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""What weights can be written as, with the names of the safetensors format."""
 
 
 def write_directory(
     source: WeightSource,
     path: Path,
     *,
-    tokenizer: Path | None,
+    companions: Mapping[str, Path],
+    token_ids: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
     largest_file_bytes: int = LARGEST_FILE_BYTES,
 ) -> None:
-    """Write a model to a directory that does not exist yet, in float32.
+    """Write a model to a directory that does not exist yet; `companions` are copied to it under
+    their names there, and `token_ids` go into its configuration.
 
     Raises:
         ConfigurationError: the directory exists, or no model of transformers is such a shape.
@@ -49,15 +56,16 @@ def write_directory(
         raise ConfigurationError(
             "OutputExists", f"{str(path)!r} exists; remove it, or write to another directory"
         )
-    config = config_from(source.shape)
+    stored_as = str(dtype).removeprefix("torch.")
+    config = {**config_from(source.shape, dtype=stored_as), **(token_ids or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}-{os.getpid()}")
     temporary.mkdir()
     try:
-        _write_weights(source, temporary, largest_file_bytes)
+        _write_weights(source, temporary, dtype, largest_file_bytes)
         _write_json(temporary / CONFIG, config)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, temporary / TOKENIZER)
+        for name, file in companions.items():
+            shutil.copyfile(file, temporary / name)
         sync_directory(temporary)
         temporary.rename(path)
     except BaseException:
@@ -66,31 +74,34 @@ def write_directory(
     sync_directory(path.parent)
 
 
-def _write_weights(source: WeightSource, path: Path, largest_file_bytes: int) -> None:
-    files = _files(weights(source.shape), largest_file_bytes)
+def _write_weights(
+    source: WeightSource, path: Path, dtype: torch.dtype, largest_file_bytes: int
+) -> None:
+    sizes = weights(source.shape)
+    files = _files(sizes, largest_file_bytes // dtype.itemsize)
     for name, content in files.items():
         with (path / name).open("wb") as file:
-            _write_file(source, file, content)
+            _write_file(source, file, content, dtype)
             file.flush()
             os.fsync(file.fileno())
     if len(files) > 1:
         places = {their_name(name): file for file, content in files.items() for name in content}
-        total = sum(_bytes(size) for content in files.values() for size in content.values())
+        total = dtype.itemsize * sum(prod(size) for size in sizes.values())
         _write_json(path / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def _files(
-    sizes: Mapping[str, tuple[int, ...]], largest_file_bytes: int
+    sizes: Mapping[str, tuple[int, ...]], largest: int
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return the weights of each file, in the order of the model."""
+    """Return the weights of each file, in the order of the model; `largest` is in elements."""
     parts: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
     for name, size in sizes.items():
-        if parts[-1] and filled + _bytes(size) > largest_file_bytes:
+        if parts[-1] and filled + prod(size) > largest:
             parts.append({})
             filled = 0
         parts[-1][name] = size
-        filled += _bytes(size)
+        filled += prod(size)
     if len(parts) == 1:
         return {WEIGHTS: parts[0]}
     return {
@@ -99,24 +110,30 @@ def _files(
     }
 
 
-def _write_file(source: WeightSource, file: BinaryIO, sizes: Mapping[str, tuple[int, ...]]) -> None:
+def _write_file(
+    source: WeightSource,
+    file: BinaryIO,
+    sizes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+) -> None:
     """Write a safetensors file: the length of a header of JSON, the header, the tensors."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, size in sizes.items():
-        end = start + _bytes(size)
-        header[their_name(name)] = {"dtype": "F32", "shape": size, "data_offsets": [start, end]}
+        end = start + dtype.itemsize * prod(size)
+        header[their_name(name)] = {
+            "dtype": _NAMES[dtype],
+            "shape": size,
+            "data_offsets": [start, end],
+        }
         start = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
     for name, size in sizes.items():
-        whole = Region((0,) * len(size), size)
-        file.write(source.read(name, whole).contiguous().numpy().astype("<f4", copy=False).data)
-
-
-def _bytes(size: tuple[int, ...]) -> int:
-    return _FLOAT32_BYTES * prod(size)
+        for region in row_blocks(size):
+            rows = source.read(name, region).to(dtype).contiguous()
+            file.write(rows.view(-1).view(torch.uint8).numpy().data)
 
 
 def _write_json(file: Path, content: Mapping[str, object]) -> None:
