@@ -19,6 +19,7 @@ from modelscaling.protocol import (
     Failure,
     StopMode,
 )
+from modelscaling_operator.accepted_spec import accepted_or_before
 from modelscaling_operator.action import (
     Assign,
     CreatePods,
@@ -27,7 +28,7 @@ from modelscaling_operator.action import (
     Stop,
 )
 from modelscaling_operator.decision import Policy, decide
-from modelscaling_operator.growing import keep_or_grow, note_rejection, trained_so_far
+from modelscaling_operator.growing import note_rejection, trained_so_far
 from modelscaling_operator.identity import RunIdentity
 from modelscaling_operator.observation import (
     Exit,
@@ -160,7 +161,8 @@ class World:
 
     def decide_about(self, seen: Observation) -> Decision:
         seen = note_rejection(seen)
-        return decide(keep_or_grow(self.wish, seen.status), seen, self.now, POLICY)
+        wish = accepted_or_before(self.wish, RUN, seen.status)
+        return decide(wish, seen, self.now, POLICY)
 
     def tick(
         self, *, seconds: float = 1, write: bool = True, act: bool = True, actions: int = 1000
@@ -331,7 +333,7 @@ class World:
     def create(self, index: int, image: str) -> None:
         name = RUN.pod_name(index)
         assert name not in self.pods, "a second pod of an index"
-        wish = self.wish
+        wish = accepted_or_before(self.wish, RUN, self.status)
         assert isinstance(wish, Wish)
         self.births += 1
         self.pods[name] = make_pod(
