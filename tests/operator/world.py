@@ -124,6 +124,8 @@ class World:
     """Those of them whose kubelet is gone as well."""
     dying: set[str] = field(default_factory=set)
     """Pods (by UID) whose processes are gone, which their kubelets have not told yet."""
+    severed: set[frozenset[str]] = field(default_factory=set)
+    """Pairs of pods (by UID) that do not reach each other."""
     actions: list[Action] = field(default_factory=list)
     """What the last tick did."""
     deaf: set[str] = field(default_factory=set)
@@ -256,6 +258,11 @@ class World:
         """Keep the operator from hearing a pod that its peers do hear."""
         self.silent[self.pods[RUN.pod_name(index)].uid] = self.now
 
+    def sever(self, index: int, other: int) -> None:
+        """Keep two pods from reaching each other; the operator hears both."""
+        pods = (self.pods[RUN.pod_name(index)], self.pods[RUN.pod_name(other)])
+        self.severed.add(frozenset(pod.uid for pod in pods))
+
     def drain(self, index: int) -> None:
         """Have a pod deleted or evicted through the API."""
         pod = self.pods[RUN.pod_name(index)]
@@ -362,6 +369,7 @@ class World:
         for pod in list(self.pods.values()):
             self._live_on_pod(pod)
         self._notice_losses()
+        self._notice_severed()
         for index, code in self.group.train(self._heard(), self.now.timestamp()):
             self.end(self.pods[RUN.pod_name(index)], code)
         self.deaf.clear()
@@ -427,6 +435,18 @@ class World:
             agent.lost = gone
             if gone and agent.state is AgentState.TRAINING:
                 agent.state = AgentState.FORMING
+
+    def _notice_severed(self) -> None:
+        """Let agents notice which members of their groups they do not reach."""
+        uids = {pod.index: pod.uid for pod in self.pods.values()}
+        for agent in self._heard().values():
+            told = agent.assignment if agent.is_in_group else None
+            others = [member.index for member in told.members] if told else []
+            agent.unreachable = tuple(
+                other
+                for other in others
+                if frozenset({uids[agent.index], uids.get(other, "")}) in self.severed
+            )
 
     def _gone_of(self, agent: LittleAgent, heard: dict[int, LittleAgent]) -> Iterator[int]:
         assert agent.assignment is not None
