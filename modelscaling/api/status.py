@@ -438,7 +438,8 @@ class ModelScalingStatus(StatusModel):
     """ReadyReplicas is the number of those whose agent is warm or trains."""
 
     selector: Annotated[str, Field(max_length=512)] = ""
-    """Selector is the label selector of the run's pods, for the scale subresource."""
+    """Selector is the label selector of the run's pods, for the scale subresource; warm spares are
+    left out."""
 
     image: Annotated[str, Field(max_length=1024)] = ""
     """Image is the trainer image that the run's pods were started with. It stays over an upgrade

@@ -30,6 +30,7 @@ from modelscaling_operator.placement import (
     leaving_pods,
     missing_pods,
     outdated_pods,
+    relabelled_pods,
     spent_pods,
 )
 from modelscaling_operator.pod import template_image
@@ -204,6 +205,7 @@ def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
         missing_pods(seen, roles, present, image, now),
         *spent_pods(seen, present, now),
         *leaving_pods(seen, roles, present, now),
+        *relabelled_pods(roles),
     ]
     return draft.finish(actions, requeue_s=_requeue_s(draft, wish, policy, seen))
 

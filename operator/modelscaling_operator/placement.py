@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import StopMode
-from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod
+from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod, LabelPod
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import GIVEN_UP, Presence
@@ -81,6 +81,19 @@ def leaving_pods(
     yield from wind_down(
         seen, left, mode=StopMode.RELEASE, keep_ended=False, since=group.decided_time, now=now
     )
+
+
+def relabelled_pods(roles: Roles) -> Iterator[LabelPod]:
+    """Yield the pods whose label does not say yet, or not any more, that they are spares. One that
+    starts may still take another's place, and an autoscaler does not count it before it is ready.
+    """
+    able = frozenset(pod.uid for pod in roles.able)
+    for pod in roles.spares:
+        if pod.uid in able and not pod.is_spare:
+            yield LabelPod(pod=pod, is_spare=True)
+    for pod in roles.wished:
+        if pod.is_spare:
+            yield LabelPod(pod=pod, is_spare=False)
 
 
 def outdated_pods(wish: Wish, seen: Observation) -> tuple[Pod, ...]:

@@ -7,12 +7,13 @@ elsewhere, as a failure: were the network broken everywhere, the run's limits en
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import AgentState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from modelscaling_operator.observation import Observation, Pod
 
@@ -27,20 +28,24 @@ def severed_pods(seen: Observation) -> Mapping[str, str]:
     that are left reach each other.
     """
     pods = {pod.uid: pod for pod in (*seen.members, *seen.leavers) if pod}
-    cuts = set(_cuts(seen, pods))
+    missing: dict[str, set[str]] = defaultdict(set)
+    for one, other in _cuts(seen, pods.values()):
+        missing[one].add(other)
+        missing[other].add(one)
     severed: dict[str, str] = {}
-    while cuts:
-        peers = {uid: [p for p in pods.values() if _pair(pods[uid], p) in cuts] for uid in pods}
-        worst = max(pods.values(), key=lambda pod: (len(peers[pod.uid]), pod.index))
-        severed[worst.uid] = _describe(worst, peers[worst.uid])
-        cuts -= {_pair(worst, peer) for peer in peers[worst.uid]}
+    while any(missing.values()):
+        worst = max(missing, key=lambda uid: (len(missing[uid]), pods[uid].index))
+        peers = missing.pop(worst)
+        severed[worst] = _describe(pods[worst], [pods[uid] for uid in peers])
+        for peer in peers:
+            missing[peer].remove(worst)
     return severed
 
 
-def _cuts(seen: Observation, pods: Mapping[str, Pod]) -> Iterator[frozenset[str]]:
-    """Yield the pairs of which one cannot reach the other, as it says."""
+def _cuts(seen: Observation, pods: Iterable[Pod]) -> Iterator[tuple[str, str]]:
+    """Yield the pods, by UID, of which one cannot reach the other, as it says."""
     group = seen.status.group
-    agents = ((pod, seen.agent(pod)) for pod in pods.values() if not pod.ended)
+    agents = ((pod, seen.agent(pod)) for pod in pods if not pod.ended)
     heard = {
         pod.index: (pod, agent)
         for pod, agent in agents
@@ -49,15 +54,13 @@ def _cuts(seen: Observation, pods: Mapping[str, Pod]) -> Iterator[frozenset[str]
     for pod, agent in heard.values():
         if group is None or agent.generation != group.generation:
             continue
-        yield from (_pair(pod, heard[index][0]) for index in agent.unreachable if index in heard)
-
-
-def _pair(one: Pod, other: Pod) -> frozenset[str]:
-    return frozenset({one.uid, other.uid})
+        others = (heard[index][0] for index in agent.unreachable if index in heard)
+        yield from ((pod.uid, other.uid) for other in others)
 
 
 def _describe(severed: Pod, peers: list[Pod]) -> str:
-    named = ", ".join(pod.name for pod in peers[:_NAMED])
+    first = sorted(peers, key=lambda pod: pod.index)[:_NAMED]
+    named = ", ".join(pod.name for pod in first)
     more = f" and {len(peers) - _NAMED} more" if len(peers) > _NAMED else ""
     return (
         f"pod {severed.name} and {named}{more} cannot reach each other, while the operator hears "

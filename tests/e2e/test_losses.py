@@ -97,13 +97,20 @@ def test_a_spare_takes_the_place_of_a_killed_pod(
     run = begin(cluster, run_namespace, "spared", elastic={"spares": 1})
     here = f"--selector=modelscaling.dev/name={run.name}"
     run.kubectl("wait", "pods", here, "--for=condition=Ready", "--timeout=60s")
+    role = f"{here},modelscaling.dev/role=spare"
+    spare = next(cluster.watch("pods", role, f"--namespace={run_namespace}", timeout_s=60))
     members = run.get()["status"]["group"]["pods"]
     member = next(name for name, uid in run.pods().items() if uid == members[1])
 
     run.kubectl("delete", "pod", member, "--grace-period=0", "--force")
     changed = run.wait_for(lambda status: len(status.get("rescales", [])) == 1)
+    selected = cluster.get(
+        "pods", f"--selector={changed['selector']}", f"--namespace={run_namespace}"
+    )
     status = finish(run, undisturbed)
 
+    assert spare["metadata"]["uid"] not in members
+    assert spare["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in selected["items"]}
     assert float(changed["rescales"][0]["downtimeSeconds"]) < 5
     assert lost_steps(status) == 0
 

@@ -198,7 +198,10 @@ class RandomWorld(RuleBasedStateMachine):
         assert set(world.members()) <= {pod.index for pod in world.live_pods()}
         assert len(world.members()) == replicas
         assert world.states().count(AgentState.TRAINING) == replicas
-        assert len(world.pods) == replicas + self.spec.get("elastic", {}).get("spares", 0)
+        spares = self.spec.get("elastic", {}).get("spares", 0)
+        assert len(world.pods) == replicas + spares
+        assert [p.is_spare for p in world.pods.values()].count(True) == spares
+        assert not any(pod.is_spare for pod in world.observe().members if pod)
         assert world.agents.keys() == {pod.uid for pod in world.pods.values()}
         assert world.status.observed_generation == world.generation
         assert world.status.replicas == world.status.ready_replicas == replicas

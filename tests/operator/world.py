@@ -25,6 +25,7 @@ from modelscaling_operator.action import (
     CreatePods,
     DeletePod,
     DeleteRun,
+    LabelPod,
     Stop,
 )
 from modelscaling_operator.decision import Policy, decide
@@ -319,7 +320,7 @@ class World:
 
     # What it does by itself
 
-    def carry_out(self, action: Action) -> None:
+    def carry_out(self, action: Action) -> None:  # noqa: C901 - one case for each action
         """Do what the operator asks of the API server and of agents."""
         match action:
             case CreatePods(indexes=indexes, image=image):
@@ -327,6 +328,8 @@ class World:
                     self.create(index, image)
             case DeletePod(pod=pod, grace_s=grace_s):
                 self.delete(pod, force=grace_s == 0)
+            case LabelPod(pod=pod, is_spare=is_spare):
+                self.label(pod, is_spare=is_spare)
             case Assign(assignment=assignment, pods=pods):
                 for pod in pods:
                     if self._reaches(pod):
@@ -363,6 +366,11 @@ class World:
         del self.pods[pod.name]
         self.agents.pop(pod.uid, None)
         self._notice_losses()
+
+    def label(self, pod: Pod, *, is_spare: bool) -> None:
+        present = self.pods.get(pod.name)
+        if present is not None and present.uid == pod.uid:
+            self.pods[pod.name] = replace(present, is_spare=is_spare)
 
     def live_on(self) -> None:
         """Let a second pass: pods start and end, agents warm up, groups form and train."""
