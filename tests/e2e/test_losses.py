@@ -120,9 +120,9 @@ def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_t
 ) -> None:
     run = begin(cluster, run_namespace, "pod-killed", step=250, checkpoint=saved(claim))
 
-    # 25 samples are no two equal parts: the run goes on with the spec that it had before.
-    run.patch(training={"globalBatchSize": 25})
-    run.wait_for_condition("Accepted", "InvalidSpec")
+    # The run goes on with the spec that it had before.
+    run.patch(template={"spec": 5})
+    run.wait_for_condition("Accepted", "InvalidTemplate")
     run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
     status = finish(run, undisturbed)
 
