@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelscaling.protocol import Member
+from modelscaling.protocol import LateWorker, Member
 from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.agent.lateness import Pace
 from modelscaling_trainer.agent.reach import Reach, is_held_up
@@ -70,6 +70,13 @@ def test_when_a_group_is_held_up(worker: Pace, lost: set[int], *, expected: bool
     facts = Facts(workers=(WorkerFacts(),), placement=make_placement(1, 1), lost=frozenset(lost))
 
     assert is_held_up(facts, [worker], now=13.0) is expected
+
+
+def test_a_group_is_held_up_by_a_worker_that_is_late() -> None:
+    late = LateWorker(rank=0, step=7, seconds=20.0, is_waiting=False)
+    facts = Facts(workers=(WorkerFacts(),), placement=make_placement(1, 1), late=(late,))
+
+    assert is_held_up(facts, [pace()], now=30.0)
 
 
 def test_without_a_group_nothing_is_held_up() -> None:

@@ -48,7 +48,8 @@ def is_held_up(facts: Facts, paces: Sequence[Pace], *, now: float) -> bool:
     """
     if not facts.is_in_group():
         return False
-    return bool(facts.lost) or any(_waits(pace, now) for pace in paces)
+    # A worker does not know that it waits where that is done by a GPU's stream; but it is late.
+    return bool(facts.lost or facts.late) or any(_waits(pace, now) for pace in paces)
 
 
 def _waits(pace: Pace, now: float) -> bool:
