@@ -8,7 +8,14 @@ Kubernetes: with `KUBECONFIG` set the project uses that cluster and needs none o
 """
 
 from devcluster.errors import ClusterError
-from devcluster.faults import cut_network, join_network, lose_node, return_node
+from devcluster.faults import (
+    cut_network,
+    cut_pair,
+    join_network,
+    join_pair,
+    lose_node,
+    return_node,
+)
 from devcluster.layout import Layout, Node
 
 __all__ = [
@@ -16,7 +23,9 @@ __all__ = [
     "Layout",
     "Node",
     "cut_network",
+    "cut_pair",
     "join_network",
+    "join_pair",
     "lose_node",
     "return_node",
 ]

@@ -40,3 +40,13 @@ def cut_network(name: str) -> None:
 def join_network(name: str) -> None:
     """Undo `cut_network`."""
     network.set_bridge(Node.named(name), up=True)
+
+
+def cut_pair(address: str, other: str) -> None:
+    """Keep two pods on different nodes from reaching each other; everybody else reaches both."""
+    network.cut_pair(address, other)
+
+
+def join_pair(address: str, other: str) -> None:
+    """Undo `cut_pair`."""
+    network.join_pair(address, other)

@@ -33,6 +33,10 @@ _BRIDGE_PREFIX = "devcluster"
 _BRIDGE = re.compile(rf"{_BRIDGE_PREFIX}\d+")
 _GUARD = "unreachable"
 """The type of the routes that keep the cluster's traffic on the machine."""
+_CUT = "blackhole"
+"""The type of the rules that keep two pods from each other."""
+_CUT_PRIORITY = "100"
+"""Before the rule that looks the route up."""
 _OURS = [ipaddress.IPv4Network(r) for r in (SERVICE_RANGE, NODE_RANGE, POD_RANGE)]
 
 
@@ -64,6 +68,18 @@ def set_bridge(node: Node, *, up: bool) -> None:
     output_of("ip", "link", "set", "dev", node.bridge, "up" if up else "down")
 
 
+def cut_pair(address: str, other: str) -> None:
+    """Drop what two pods on different nodes send to each other, without a word to them."""
+    for rule in (_cut(address, other), _cut(other, address)):
+        output_of("ip", "rule", "add", *rule)
+
+
+def join_pair(address: str, other: str) -> None:
+    """Undo `cut_pair`."""
+    for rule in (_cut(address, other), _cut(other, address)):
+        output_of("ip", "rule", "delete", *rule)
+
+
 def remove(node: Node) -> None:
     """Remove a node's bridge with what is connected to it, and its address."""
     for link in _links():
@@ -82,6 +98,8 @@ def remove_all() -> None:
     _remove_addresses(_own_addresses())
     for guarded in _guarded_ranges():
         output_of("ip", "route", "delete", _GUARD, guarded)
+    for source, destination in _cuts():
+        output_of("ip", "rule", "delete", *_cut(source, destination))
 
 
 def left() -> list[str]:
@@ -90,6 +108,7 @@ def left() -> list[str]:
         *(f"interface {name}" for name in _bridges()),
         *(f"address {address} on {_LOOPBACK}" for address in _own_addresses()),
         *(f"route to {guarded}" for guarded in _guarded_ranges()),
+        *(f"rule from {source} to {destination}" for source, destination in _cuts()),
     ]
 
 
@@ -148,6 +167,21 @@ def _create_bridge(node: Node) -> None:
 
 def _packed(address: str) -> bytes:
     return ipaddress.IPv4Address(address).packed
+
+
+def _cut(source: str, destination: str) -> tuple[str, ...]:
+    return ("priority", _CUT_PRIORITY, "from", source, "to", destination, _CUT)
+
+
+def _cuts() -> list[tuple[str, str]]:
+    rules = json.loads(output_of("ip", "-json", "-4", "rule", "show"))
+    pods = ipaddress.IPv4Network(POD_RANGE)
+    cuts = [(rule["src"], rule["dst"]) for rule in rules if rule.get("action") == _CUT]
+    return [cut for cut in cuts if all(_is_within(address, pods) for address in cut)]
+
+
+def _is_within(address: str, pods: ipaddress.IPv4Network) -> bool:
+    return address != "all" and ipaddress.IPv4Network(address).subnet_of(pods)
 
 
 def _guarded_ranges() -> list[str]:

@@ -339,6 +339,9 @@ class AgentStatus(Message):
     """Whether its pod has been told to end, and trains on until the group has formed without it."""
     lost: tuple[int, ...] = ()
     """Indexes of members whose agents have fallen silent, as this agent hears them."""
+    unreachable: tuple[int, ...] = ()
+    """Indexes of members whose machines have not answered this one for long, while the group does
+    not come on."""
     late: tuple[LateWorker, ...] = ()
     """Its workers that do not come on."""
 

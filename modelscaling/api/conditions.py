@@ -134,6 +134,10 @@ class Reason(_Documented):
         "PodLeft",
         "A pod was told to end, by an eviction or a deletion, and handed its state over.",
     )
+    PODS_SEVERED = (
+        "PodsSevered",
+        "Two pods could not reach each other while the operator heard both; one was given up.",
+    )
     NODE_LOST = (
         "NodeLost",
         "A pod's agent fell silent for the operator and for the other pods; the pod was given up.",

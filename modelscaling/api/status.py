@@ -35,6 +35,8 @@ PLAN_REASON_MAX_LENGTH = 1024
 
 CHECKPOINT_FAILURE_MAX_LENGTH = 1024
 
+ACCEPTED_SPEC_MAX_LENGTH = 2**18
+
 ADVICE_KEPT = 8
 """Pieces of advice, one of each type."""
 
@@ -416,6 +418,10 @@ class ModelScalingStatus(StatusModel):
     state: RunState | None = None
     """State is what the run is doing, in one word, derived from the conditions."""
 
+    accepted_spec: Annotated[str, Field(max_length=ACCEPTED_SPEC_MAX_LENGTH)] = ""
+    """AcceptedSpec is the last spec that could be run, as JSON. A run whose spec is edited into one
+    that cannot goes on with it: lost pods are replaced as it says."""
+
     start_time: datetime | None = None
     """StartTime is when the run's first pods were created; activeDeadlineSeconds counts from
     it."""
@@ -432,7 +438,8 @@ class ModelScalingStatus(StatusModel):
     """ReadyReplicas is the number of those whose agent is warm or trains."""
 
     selector: Annotated[str, Field(max_length=512)] = ""
-    """Selector is the label selector of the run's pods, for the scale subresource."""
+    """Selector is the label selector of the run's pods, for the scale subresource; warm spares are
+    left out."""
 
     image: Annotated[str, Field(max_length=1024)] = ""
     """Image is the trainer image that the run's pods were started with. It stays over an upgrade

@@ -8,7 +8,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
-from modelscaling_operator.action import Assign, CreatePods, DeletePod, DeleteRun, Stop
+from modelscaling_operator.action import (
+    Assign,
+    CreatePods,
+    DeletePod,
+    DeleteRun,
+    LabelPod,
+    Stop,
+)
 from modelscaling_operator.agents import AgentError
 from modelscaling_operator.kube import ForbiddenError, InvalidError, server_message
 from modelscaling_operator.observation import Refusal
@@ -65,6 +72,8 @@ class Actor:
                     refusal = await self._create(wish, action, now)
                 case DeletePod():
                     await self._objects.delete_pod(action.pod, grace_s=action.grace_s)
+                case LabelPod():
+                    await self._objects.label_pod(action.pod, is_spare=action.is_spare)
                 case Assign() | Stop():
                     await self.tell([action])
                 case DeleteRun():

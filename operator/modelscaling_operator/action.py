@@ -38,6 +38,14 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelPod:
+    """Label a pod as a spare, or as one that is none any more."""
+
+    pod: Pod
+    is_spare: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assign:
     """Tell agents who trains together."""
 
@@ -59,4 +67,4 @@ class DeleteRun:
     """Delete the ModelScaling itself, and everything with it."""
 
 
-Action = CreatePods | DeletePod | Assign | Stop | DeleteRun
+Action = CreatePods | DeletePod | LabelPod | Assign | Stop | DeleteRun

@@ -49,6 +49,7 @@ _TROUBLES = frozenset(
         Reason.POD_LOST,
         Reason.NAME_TAKEN,
         Reason.NODE_LOST,
+        Reason.PODS_SEVERED,
         Reason.NO_STEP,
         Reason.VALIDATION_LOSS_ROSE,
     }

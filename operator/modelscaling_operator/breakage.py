@@ -23,7 +23,13 @@ START_LIMIT_S = 10
 """Seconds that an agent may stay warm after it took an assignment, without a failure, before the
 group is formed again."""
 
-_SEVERITY = ("", Reason.POD_LEFT.value, Reason.GROUP_BROKE.value, Reason.NODE_LOST.value)
+_SEVERITY = (
+    "",
+    Reason.POD_LEFT.value,
+    Reason.GROUP_BROKE.value,
+    Reason.PODS_SEVERED.value,
+    Reason.NODE_LOST.value,
+)
 
 
 def note_breakage(
@@ -102,6 +108,8 @@ def _why_gone(
             return None
         case Presence.LOST:
             return Reason.NODE_LOST
+        case Presence.SEVERED:
+            return Reason.PODS_SEVERED
         case Presence.LEAVING:
             return Reason.POD_LEFT
     agent = seen.agent(pod)
@@ -122,6 +130,8 @@ def _why_not_handed_over(
     match present[pod.uid]:
         case Presence.LOST:
             return Reason.NODE_LOST
+        case Presence.SEVERED:
+            return Reason.PODS_SEVERED
         case Presence.ENDED if not _was_released(pod, group):
             return Reason.GROUP_BROKE
     return None

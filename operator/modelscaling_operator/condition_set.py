@@ -76,6 +76,7 @@ _STATE_BY_REASON = {
     Reason.POD_FAILED: RunState.RESTARTING,
     Reason.POD_LOST: RunState.RESTARTING,
     Reason.NODE_LOST: RunState.RESTARTING,
+    Reason.PODS_SEVERED: RunState.RESTARTING,
     Reason.POD_LEFT: RunState.RESTARTING,
     Reason.WAITING_FOR_AGENTS: RunState.STARTING,
     Reason.FORMING: RunState.STARTING,

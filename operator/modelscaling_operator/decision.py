@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.protocol import AgentState, StopMode
+from modelscaling_operator.accepted_spec import describe_spec
 from modelscaling_operator.breakage import is_awaited
 from modelscaling_operator.draft import EVENTS_S, IDLE_S, Decision, Draft
 from modelscaling_operator.ending import (
@@ -29,6 +30,7 @@ from modelscaling_operator.placement import (
     leaving_pods,
     missing_pods,
     outdated_pods,
+    relabelled_pods,
     spent_pods,
 )
 from modelscaling_operator.pod import template_image
@@ -80,7 +82,7 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
     refused = refuse_source(wish, seen)
     if refused is not None:
         return _rejected(draft, refused, policy)
-    draft = _say_accepted(draft, wish)
+    draft = _say_accepted(draft, wish).update(accepted_spec=describe_spec(wish))
     if wish.spec.suspend or wish.spec.replicas == 0:
         return _suspend(draft, wish)
     draft = draft.condition(
@@ -112,7 +114,9 @@ def _say_accepted(draft: Draft, wish: Wish) -> Draft:
 
 
 def _rejected(draft: Draft, wish: Rejection, policy: Policy) -> Decision:
-    """Start nothing; leave what trains alone."""
+    """Start nothing; leave what trains alone, if something does: no spec of it was accepted that is
+    known.
+    """
     draft = draft.condition(
         ConditionType.ACCEPTED, holds=False, reason=wish.reason, message=wish.message
     )
@@ -201,6 +205,7 @@ def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
         missing_pods(seen, roles, present, image, now),
         *spent_pods(seen, present, now),
         *leaving_pods(seen, roles, present, now),
+        *relabelled_pods(roles),
     ]
     return draft.finish(actions, requeue_s=_requeue_s(draft, wish, policy, seen))
 

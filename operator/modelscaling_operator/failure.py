@@ -10,6 +10,7 @@ from modelscaling.api.status import MESSAGE_MAX_LENGTH, RestartStatus
 from modelscaling.exit_code import FATAL, ExitCode
 from modelscaling.protocol import AgentState
 from modelscaling_operator.observation import PodPhase
+from modelscaling_operator.severance import severed_pods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +130,7 @@ class _Failures:
 
 
 def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
-    newest = _newest_attempt(seen)
+    newest, severed = _newest_attempt(seen), severed_pods(seen)
     for pod in seen.own:
         if is_failed(pod):
             yield (
@@ -141,6 +142,14 @@ def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
         failures = _of_workers(pod, seen)
         if failures.number:
             yield f"{pod.uid}#", failures
+    for pod in seen.own:
+        if pod.uid in severed:
+            yield (
+                pod.uid,
+                _Failures(
+                    number=1, message=severed[pod.uid], attempt=newest, pod_created=pod.created
+                ),
+            )
     broken = broken_group(seen)
     if broken is not None and seen.status.group is not None:
         key = f"generation:{seen.status.group.generation}"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
 
-LOSSES = frozenset({Reason.GROUP_BROKE.value, Reason.NODE_LOST.value})
+LOSSES = frozenset({Reason.GROUP_BROKE.value, Reason.NODE_LOST.value, Reason.PODS_SEVERED.value})
 """Causes that nobody planned."""
 
 

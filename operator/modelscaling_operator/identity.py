@@ -10,6 +10,10 @@ from modelscaling.api.modelscaling import API_VERSION, GROUP, KIND
 NAME_LABEL = f"{GROUP}/name"
 INDEX_LABEL = f"{GROUP}/index"
 REVISION_LABEL = f"{GROUP}/revision"
+ROLE_LABEL = f"{GROUP}/role"
+"""What a pod is for, where it is a spare or has been one."""
+SPARE = "spare"
+MEMBER = "member"
 FIELD_MANAGER = "modelscaling-operator"
 
 
@@ -46,8 +50,10 @@ class RunIdentity:
 
     @property
     def selector(self) -> str:
-        """The label selector of the run's pods."""
-        return f"{NAME_LABEL}={self.name}"
+        """The label selector of the run's pods without its spares, which are idle: an autoscaler
+        takes the mean over all that it selects.
+        """
+        return f"{NAME_LABEL}={self.name},{ROLE_LABEL}!={SPARE}"
 
     def labels(self) -> dict[str, str]:
         """Return the labels of everything that belongs to the run."""

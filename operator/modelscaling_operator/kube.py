@@ -66,7 +66,7 @@ RULES = (
     Rule(group=GROUP, resource=f"{PLURAL}/status", verbs=("patch",)),
     # Owner references that block deletion, where the cluster asks for the right to.
     Rule(group=GROUP, resource=f"{PLURAL}/finalizers", verbs=("update",)),
-    Rule(group="", resource="pods", verbs=("get", "list", "watch", "create", "delete")),
+    Rule(group="", resource="pods", verbs=("get", "list", "watch", "create", "patch", "delete")),
     Rule(group="", resource="services", verbs=("get", "create", "patch")),
     Rule(group="", resource="configmaps", verbs=("get", "create", "patch")),
     Rule(group="", resource="secrets", verbs=("get", "create", "patch")),

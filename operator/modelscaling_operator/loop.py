@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.modelscaling import API_VERSION, KIND
 from modelscaling.protocol import StopMode
+from modelscaling_operator.accepted_spec import accepted_or_before
 from modelscaling_operator.act import Actor
 from modelscaling_operator.action import Stop
 from modelscaling_operator.announcement import announcements, event_manifest
 from modelscaling_operator.decision import decide
-from modelscaling_operator.growing import keep_or_grow, note_rejection, trained_so_far
+from modelscaling_operator.growing import note_rejection, trained_so_far
 from modelscaling_operator.interview import Interview
 from modelscaling_operator.kube import (
     EVENTS,
@@ -177,7 +178,7 @@ class RunLoop:
         before = self._status
         declared = self._resolve(body, before)
         seen = note_rejection(await self._observe(body, declared, before))
-        wish = keep_or_grow(declared, seen.status)
+        wish = accepted_or_before(declared, self._run, seen.status)
         now = self._around.now()
         decision = decide(wish, seen, now, self._around.policy)
         told_before = await self._say(body, before, decision.status)

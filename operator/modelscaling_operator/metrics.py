@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
 _RECOVERIES = frozenset(
-    {Reason.GROUP_BROKE.value, Reason.NODE_LOST.value, Reason.WORKER_REPLACED.value}
+    {
+        Reason.GROUP_BROKE.value,
+        Reason.NODE_LOST.value,
+        Reason.PODS_SEVERED.value,
+        Reason.WORKER_REPLACED.value,
+    }
 )
 _STATES = ("wished", "present", "ready")
 

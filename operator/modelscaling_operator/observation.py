@@ -14,7 +14,13 @@ from modelscaling.api.conditions import Reason
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.status import ModelScalingStatus
 from modelscaling.protocol import AgentStatus, TerminationReport
-from modelscaling_operator.identity import INDEX_LABEL, REVISION_LABEL, RunIdentity
+from modelscaling_operator.identity import (
+    INDEX_LABEL,
+    REVISION_LABEL,
+    ROLE_LABEL,
+    SPARE,
+    RunIdentity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +83,8 @@ class Pod:
     """Why Kubernetes took it away (eviction, preemption, node shutdown), if it did."""
     exit: Exit | None = None
     obstacle: Obstacle | None = None
+    is_spare: bool = False
+    """Whether it is labelled as a spare."""
 
     @property
     def ended(self) -> bool:
@@ -214,6 +222,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
             for condition in status.get("conditions") or []
         ),
         obstacle=_obstacle(metadata["name"], status),
+        is_spare=labels.get(ROLE_LABEL) == SPARE,
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import StopMode
-from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod
+from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod, LabelPod
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
-from modelscaling_operator.presence import Presence
+from modelscaling_operator.presence import GIVEN_UP, Presence
 from modelscaling_operator.roles import is_finishing
 from modelscaling_operator.winding import stuck, wind_down
 
@@ -34,7 +34,7 @@ def missing_pods(
     refused = seen.refusal is not None and now < seen.refusal.retry_time
     if not roles.create or refused:
         return None
-    lost = {pod.node for pod in seen.own if present[pod.uid] is Presence.LOST and pod.node}
+    lost = {pod.node for pod in seen.own if present[pod.uid] in GIVEN_UP and pod.node}
     source = seen.status.init_from
     return CreatePods(
         indexes=roles.create,
@@ -47,10 +47,10 @@ def missing_pods(
 def spent_pods(
     seen: Observation, present: Mapping[str, Presence], now: datetime
 ) -> Iterator[DeletePod]:
-    """Yield the pods that are over, and those that nobody hears any more."""
+    """Yield the pods that are over, and those that are given up."""
     wait = retry_time(seen.status.restarts)
     for pod in seen.own:
-        if present[pod.uid] is Presence.LOST:
+        if present[pod.uid] in GIVEN_UP:
             yield DeletePod(pod=pod, grace_s=0)
         elif pod.deletion_deadline is not None:
             if stuck(pod, now):
@@ -77,10 +77,23 @@ def leaving_pods(
     if group is None or not group.trained:
         return
     left = [pod for pod in seen.leavers if pod and not pod.ended]
-    left = [pod for pod in left if present[pod.uid] is not Presence.LOST]
+    left = [pod for pod in left if present[pod.uid] not in GIVEN_UP]
     yield from wind_down(
         seen, left, mode=StopMode.RELEASE, keep_ended=False, since=group.decided_time, now=now
     )
+
+
+def relabelled_pods(roles: Roles) -> Iterator[LabelPod]:
+    """Yield the pods whose label does not say yet, or not any more, that they are spares. One that
+    starts may still take another's place, and an autoscaler does not count it before it is ready.
+    """
+    able = frozenset(pod.uid for pod in roles.able)
+    for pod in roles.spares:
+        if pod.uid in able and not pod.is_spare:
+            yield LabelPod(pod=pod, is_spare=True)
+    for pod in roles.wished:
+        if pod.is_spare:
+            yield LabelPod(pod=pod, is_spare=False)
 
 
 def outdated_pods(wish: Wish, seen: Observation) -> tuple[Pod, ...]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from modelscaling.api.conditions import Reason
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.observation import Silence
+from modelscaling_operator.severance import severed_pods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,9 @@ CONFIRMED_S = 0.5
 question takes, so that a moment in which the operator itself was busy takes no pod away."""
 KUBELET_S = 10
 """Seconds in which the kubelet says how a pod ended whose machine refuses connections to it."""
+HAND_OVER_S = 2
+"""Seconds that a pod must have left to hand over what it holds. One that is killed sooner, as by
+`kubectl delete --now`, would break the group that is formed with it."""
 UNWITNESSED_S = 20
 """Seconds without any answer, save the refusals of a pod that starts, after which a pod that nobody
 is in touch with is given up."""
@@ -51,14 +55,21 @@ class Presence(StrEnum):
     """Nothing is to be had of it any more, and it ends by itself."""
     LOST = "Lost"
     """Nobody hears it."""
+    SEVERED = "Severed"
+    """Others of its group cannot reach it; it is given up although the operator hears it."""
     ENDED = "Ended"
+
+
+GIVEN_UP = frozenset({Presence.LOST, Presence.SEVERED})
+"""Those that are deleted without waiting for anybody, as their places are taken at once."""
 
 
 def presences(seen: Observation, now: datetime) -> Mapping[str, Presence]:
     """Return what can be expected of each of the run's own pods, by their UIDs."""
     missed = _missed(seen)
     missed |= _on_their_nodes(missed, seen) | _unwitnessed(seen, now)
-    return {pod.uid: _presence(pod, seen, now, is_missed=pod.uid in missed) for pod in seen.own}
+    expected = {pod.uid: _presence(pod, seen, now, is_missed=pod.uid in missed) for pod in seen.own}
+    return expected | dict.fromkeys(severed_pods(seen), Presence.SEVERED)
 
 
 def _missed(seen: Observation) -> frozenset[str]:
@@ -111,7 +122,7 @@ def _presence(pod: Pod, seen: Observation, now: datetime, *, is_missed: bool) ->
     if pod.ended:
         return Presence.ENDED
     if isinstance(answer, AgentStatus):
-        return _of_agent(pod, answer)
+        return _of_agent(pod, answer, now)
     if isinstance(answer, Silence) and is_missed:
         return _of_missed(answer, now)
     if pod.deletion_deadline is None:
@@ -128,9 +139,11 @@ def _of_missed(silence: Silence, now: datetime) -> Presence:
     return Presence.LOST if silent_for >= timedelta(seconds=CONFIRMED_S) else Presence.STARTING
 
 
-def _of_agent(pod: Pod, agent: AgentStatus) -> Presence:
-    if agent.state in _ENDING:
+def _of_agent(pod: Pod, agent: AgentStatus, now: datetime) -> Presence:
+    deadline = pod.deletion_deadline
+    is_killed = deadline is not None and deadline < now + timedelta(seconds=HAND_OVER_S)
+    if agent.state in _ENDING or is_killed:
         return Presence.GOING
-    if pod.deletion_deadline is not None or agent.is_leaving:
+    if deadline is not None or agent.is_leaving:
         return Presence.LEAVING
     return Presence.ABLE if agent.state in _ABLE else Presence.STARTING

@@ -14,6 +14,7 @@ from modelscaling_operator.dependencies import (
     secret_manifest,
     service_manifest,
 )
+from modelscaling_operator.identity import MEMBER, ROLE_LABEL, SPARE
 from modelscaling_operator.kube import (
     CONFIG_MAPS,
     PODS,
@@ -110,6 +111,20 @@ class RunObjects:
                 uid=pod.uid,
                 grace_period_s=0 if pod.ended else grace_s,
             )
+        except (NotFoundError, ConflictError):
+            _logger.debug("pod is gone already", extra={"pod": pod.name})
+
+    async def label_pod(self, pod: Pod, *, is_spare: bool) -> None:
+        """Label this very pod as a spare, or as one that is none any more."""
+        metadata = {
+            "namespace": self._run.namespace,
+            "name": pod.name,
+            "uid": pod.uid,
+            "labels": {ROLE_LABEL: SPARE if is_spare else MEMBER},
+        }
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+        try:
+            await self._kube.apply(PODS, body)
         except (NotFoundError, ConflictError):
             _logger.debug("pod is gone already", extra={"pod": pod.name})
 

@@ -37,7 +37,8 @@ class Running:
 def group_trains(seen: Observation, now: datetime) -> bool:
     """Whether the present group trains, as far as its agents answer."""
     group = seen.status.group
-    if group is None:
+    # Workers that cannot reach each other wait, and know no better than that they train.
+    if group is None or group.broken == Reason.PODS_SEVERED:
         return False
     pods = [pod for pod in seen.members if pod and pod.has_agent]
     members = [
@@ -127,11 +128,12 @@ def _pods_missing(wish: Wish, seen: Observation, roles: Roles) -> Running | None
     named = waiting[: min(number, _NAMED)]
     more = f" and {number - len(named)} more" if number > len(named) and named else ""
     detail = f": {', '.join(named)}{more}" if named else ""
-    group = seen.status.group
+    broken = seen.status.group.broken if seen.status.group else ""
+    why = f" {seen.status.restarts.message}." if broken == Reason.PODS_SEVERED else ""
     return Running(
         holds=False,
-        reason=(group.broken if group else "") or Reason.WAITING_FOR_PODS,
-        message=f"{number} of {wish.spec.replicas} pods do not run yet{detail}.",
+        reason=broken or Reason.WAITING_FOR_PODS,
+        message=f"{number} of {wish.spec.replicas} pods do not run yet{detail}.{why}",
     )
 
 

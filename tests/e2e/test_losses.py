@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import TYPE_CHECKING
 
 import pytest
 
-from devcluster import cut_network, join_network, lose_node, processes, return_node
+from devcluster import (
+    cut_network,
+    cut_pair,
+    join_network,
+    join_pair,
+    lose_node,
+    processes,
+    return_node,
+)
 from devcluster.layout import Layout
 from devcluster.up import up
+from tests.e2e.in_pods import signal_worker, wait_for_attempt
 from tests.e2e.steady import begin, causes, finish, lost_steps, saved
 from tests.live_run import condition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
     from demo.kubectl import Cluster
@@ -27,42 +37,6 @@ pytestmark = [
 ]
 
 _ELASTIC = {"minReplicas": 1}
-
-_SIGNAL_WORKER = """
-import os, sys
-from pathlib import Path
-def parent(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal()]
-parents = {pid: parent(pid) for pid in pids if pid != os.getpid()}
-# The first process is the agent, its child forks the workers.
-workers = [pid for pid, above in parents.items() if parents.get(above) == 1]
-os.kill(workers[0], int(sys.argv[1]))
-print(workers[0])
-"""
-
-_WAIT_FOR_ATTEMPT = """
-import json, sys, time, urllib.request
-from pathlib import Path
-from modelscaling.protocol import AGENT_PORT, KEY_FILE, SIGNATURE_HEADER, sign
-def status(version):
-    path = f"/v1/status?after={version}"
-    signature = sign(Path(KEY_FILE).read_bytes(), method="GET", path=path, body=b"")
-    url = f"http://127.0.0.1:{AGENT_PORT}{path}"
-    request = urllib.request.Request(url, headers={SIGNATURE_HEADER: signature})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-found, deadline = status(0), time.monotonic() + 60
-# What went wrong is forgotten after the first step that is done since.
-while found["attempt"] < int(sys.argv[1]) or found["state"] != "Training" or found["failure"]:
-    assert time.monotonic() < deadline, found
-    found = status(found["version"])
-"""
-
-
-def _signal_worker(run: LiveRun, pod: str, number: int) -> None:
-    """Send a signal to a worker process of a pod, in the pod."""
-    run.kubectl("exec", pod, "--", "python", "-c", _SIGNAL_WORKER, str(number))
 
 
 def _node_of(run: LiveRun, pod: str) -> str:
@@ -83,20 +57,15 @@ def _no_operator(cluster: Cluster, namespace: str) -> Iterator[None]:
         cluster.run("kubectl", "rollout", "status", here, deployment, "--timeout=60s")
 
 
-def _wait_for_attempt(run: LiveRun, pod: str, attempt: int) -> None:
-    """Wait until a pod's own agent says that the group has met so often, and trains."""
-    run.kubectl("exec", pod, "--", "python", "-c", _WAIT_FOR_ATTEMPT, str(attempt))
-
-
 def test_a_killed_worker_is_replaced_in_its_pod(
     cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
 ) -> None:
     run = begin(cluster, run_namespace, "worker-killed")
     before = run.pods()
 
-    _signal_worker(run, "worker-killed-0", 9)
+    signal_worker(run, "worker-killed-0", SIGKILL)
     run.wait_for(lambda status: causes(status) == ["WorkerReplaced"])
-    _signal_worker(run, "worker-killed-1", 9)
+    signal_worker(run, "worker-killed-1", SIGKILL)
     status = run.wait_for(lambda status: len(causes(status)) == 2)
     after = run.pods()
     finish(run, undisturbed)
@@ -128,22 +97,32 @@ def test_a_spare_takes_the_place_of_a_killed_pod(
     run = begin(cluster, run_namespace, "spared", elastic={"spares": 1})
     here = f"--selector=modelscaling.dev/name={run.name}"
     run.kubectl("wait", "pods", here, "--for=condition=Ready", "--timeout=60s")
+    role = f"{here},modelscaling.dev/role=spare"
+    spare = next(cluster.watch("pods", role, f"--namespace={run_namespace}", timeout_s=60))
     members = run.get()["status"]["group"]["pods"]
     member = next(name for name, uid in run.pods().items() if uid == members[1])
 
     run.kubectl("delete", "pod", member, "--grace-period=0", "--force")
     changed = run.wait_for(lambda status: len(status.get("rescales", [])) == 1)
+    selected = cluster.get(
+        "pods", f"--selector={changed['selector']}", f"--namespace={run_namespace}"
+    )
     status = finish(run, undisturbed)
 
+    assert spare["metadata"]["uid"] not in members
+    assert spare["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in selected["items"]}
     assert float(changed["rescales"][0]["downtimeSeconds"]) < 5
     assert lost_steps(status) == 0
 
 
-def test_a_killed_pod_costs_no_more_than_the_steps_since_the_checkpoint(
+def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_the_checkpoint(
     cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
 ) -> None:
     run = begin(cluster, run_namespace, "pod-killed", step=250, checkpoint=saved(claim))
 
+    # The run goes on with the spec that it had before.
+    run.patch(template={"spec": 5})
+    run.wait_for_condition("Accepted", "InvalidTemplate")
     run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
     status = finish(run, undisturbed)
 
@@ -162,7 +141,7 @@ def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(
         parallelism={"strategy": "Custom", "dataReplicate": 1},
     )
 
-    _signal_worker(run, "copied-1", 9)
+    signal_worker(run, "copied-1", SIGKILL)
     status = finish(run, undisturbed)
 
     (record,) = status["rescales"]
@@ -187,6 +166,30 @@ def test_a_lost_node_is_given_up_by_the_pods_and_not_by_kubernetes(
     assert lost_steps(status) == 0
 
 
+def test_of_two_pods_that_cannot_reach_each_other_one_is_replaced(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "severed", replicas=3)
+    pods = [
+        cluster.get("pod", f"severed-{index}", f"--namespace={run_namespace}") for index in (1, 2)
+    ]
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == 2  # else they share a bridge
+    addresses = [pod["status"]["podIP"] for pod in pods]
+
+    cut_pair(*addresses)
+    try:
+        changed = run.wait_for(lambda status: len(status.get("rescales", [])) == 1, timeout_s=60)
+    finally:
+        join_pair(*addresses)
+    status = finish(run, undisturbed)
+
+    (record,) = changed["rescales"]
+    assert record["cause"] == "PodsSevered"
+    assert float(record["downtimeSeconds"]) < 40
+    assert "pod severed-2 and severed-1 cannot reach each other" in status["restarts"]["message"]
+    assert lost_steps(status) == 0
+
+
 def test_a_node_that_is_switched_off_takes_no_step_with_it(
     cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -208,14 +211,14 @@ def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
 ) -> None:
     run = begin(cluster, run_namespace, "stopped")
 
-    _signal_worker(run, "stopped-1", 19)
+    signal_worker(run, "stopped-1", SIGSTOP)
     run.wait_for(
         lambda status: (
             "rank 1 in pod stopped-1 does not come on"
             in condition_of(status, "Stalled").get("message", "")
         )
     )
-    _signal_worker(run, "stopped-1", 18)
+    signal_worker(run, "stopped-1", SIGCONT)
     status = finish(run, undisturbed)
 
     assert lost_steps(status) == 0
@@ -227,8 +230,8 @@ def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
     run = begin(cluster, run_namespace, "alone")
 
     with _no_operator(cluster, operator):
-        _signal_worker(run, "alone-1", 9)
-        _wait_for_attempt(run, "alone-0", 2)
+        signal_worker(run, "alone-1", SIGKILL)
+        wait_for_attempt(run, "alone-0", 2)
     status = finish(run, undisturbed)
 
     assert causes(status) == ["WorkerReplaced"]
@@ -249,38 +252,6 @@ def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothin
 
     assert before == after
     assert status["group"]["generation"] == 1
-
-
-def _is_newcomer_there(run: LiveRun) -> bool:
-    return f"{run.name}-2" in run.pods()
-
-
-@pytest.mark.parametrize(
-    ("moment", "victim"),
-    [
-        pytest.param(lambda run, _: _is_newcomer_there(run), 2, id="a newcomer that warms up"),
-        pytest.param(
-            lambda _, status: status["group"]["generation"] == 2, 0, id="the leader in the switch"
-        ),
-        pytest.param(lambda _, status: len(causes(status)) == 1, 1, id="a member after it"),
-    ],
-)
-def test_a_pod_may_be_killed_at_any_point_of_a_change(
-    cluster: Cluster,
-    run_namespace: str,
-    undisturbed: list[dict[str, Any]],
-    moment: Callable[[LiveRun, dict[str, Any]], bool],
-    victim: int,
-) -> None:
-    run = begin(cluster, run_namespace, f"switching-{victim}")
-
-    run.kubectl("scale", f"msc/{run.name}", "--replicas=3")
-    run.wait_for(lambda status: moment(run, status))
-    run.kubectl("delete", "pod", f"{run.name}-{victim}", "--grace-period=0", "--force")
-    status = finish(run, undisturbed)
-
-    assert lost_steps(status) == 0
-    assert status["rescales"][-1]["to"] == "dp3"
 
 
 def test_the_api_server_and_etcd_may_restart_in_the_middle_of_a_change(

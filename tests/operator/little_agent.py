@@ -43,6 +43,7 @@ class LittleAgent:
     worker_failures: int = 0
     is_leaving: bool = False
     lost: tuple[int, ...] = ()
+    unreachable: tuple[int, ...] = ()
     late: tuple[LateWorker, ...] = ()
     held: frozenset[Part] = frozenset()
     stop_mode: StopMode | None = None
@@ -63,6 +64,7 @@ class LittleAgent:
             worker_failures=self.worker_failures,
             is_leaving=self.is_leaving,
             lost=self.lost,
+            unreachable=self.unreachable,
             late=self.late,
         )
         if said != self._told:

@@ -184,6 +184,7 @@ def _met(
         agent
         for agent in agents
         if agent is not None and agent.is_in_group and agent.assignment is not None
+        if not agent.unreachable
     ]
     met = [agent for agent in met if agent.generation == assignment.generation]
     return met if len(met) == len(places) else None

@@ -254,7 +254,7 @@ def test_a_mesh_that_is_not_legal_leaves_the_group_that_trains_alone() -> None:
         ConditionStatus.FALSE,
         (
             "spec.parallelism.pipeline: pipeline=4 × stagesPerProcess=1 are 4 stages, more than "
-            "layers=2; set pipeline to at most 2"
+            "layers=2; set pipeline to at most 2 The run goes on with the spec that it had before."
         ),
     )
 

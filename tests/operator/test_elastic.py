@@ -11,6 +11,7 @@ from modelscaling.api.status import ConditionStatus, RunState
 from modelscaling_operator.action import Assign, CreatePods
 from modelscaling_operator.observation import Obstacle
 from tests.operator.runs import CHECKPOINT, condition, make_world, state, trained_world
+from tests.operator.world_loop import WorldLoop
 
 if TYPE_CHECKING:
     from tests.operator.world import World
@@ -286,3 +287,40 @@ def test_survivors_keep_their_ranks_and_lead() -> None:
 
     assert world.members()[:2] == [1, 2]
     assert sorted(world.members()) == [0, 1, 2, 3]
+
+
+def test_spares_are_labelled_as_such_once_they_are_warm_and_not_any_more_as_members() -> None:
+    world = trained_world(replicas=2, elastic={"spares": 1})
+    spare = next(pod for pod in world.pods.values() if pod.uid not in _group_pods(world))
+
+    assert [pod.is_spare for pod in world.pods.values()].count(True) == 1
+    assert spare.is_spare
+
+    world.vanish(1)
+    run(world, 8)
+
+    assert world.members() == [0, spare.index]
+    assert [pod.is_spare for pod in world.live_pods()] == [False, True, False]
+
+
+def _group_pods(world: World) -> tuple[str, ...]:
+    assert world.status.group is not None
+    return world.status.group.pods
+
+
+def test_an_autoscaler_does_not_select_spares() -> None:
+    world = trained_world(elastic={"spares": 1})
+
+    assert world.status.selector == "modelscaling.dev/name=tiny,modelscaling.dev/role!=spare"
+
+
+async def test_a_label_is_written_to_the_very_pod_that_is_meant() -> None:
+    world = make_world(elastic={"spares": 1})
+    async with WorldLoop(world=world) as operator:
+        while not any(pod.is_spare for pod in world.pods.values()):
+            await operator.tick()
+        writes = operator.life.writes
+        for _ in range(3):
+            await operator.tick()
+
+    assert [write for write in writes if write.startswith("apply pods")] == ["apply pods tiny-2 "]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -117,6 +119,24 @@ def test_a_drained_pod_trains_on_until_another_one_takes_its_place() -> None:
     assert (world.step, world.group.losses) == (step + 6, 0)
     assert cause(world) == Reason.POD_LEFT
     assert world.status.restarts.count == 0
+
+
+def test_a_pod_that_is_killed_while_it_is_still_heard_is_in_no_group_any_more() -> None:
+    world = trained_world(elastic={"minReplicas": 1})
+    killed = world.pods["tiny-1"]
+    world.drain(1)
+    deadline = world.now + timedelta(seconds=1)
+    world.pods["tiny-1"] = replace(killed, deletion_deadline=deadline)
+    done = run(world, 1)
+
+    (assign,) = (action for action in done if isinstance(action, Assign))
+    assert [member.index for member in assign.assignment.members] == [0]
+    assert assign.assignment.leaving == ()
+
+    run(world, 6)
+
+    assert world.members() == [0, 2]
+    assert [record.to for record in world.status.rescales] == ["single", "dp2"]
 
 
 def test_a_drained_pod_that_nobody_can_replace_saves_before_it_is_killed() -> None:

@@ -47,6 +47,7 @@ def presence_of(
 
 
 _TOLD_TO_END = {"deletion_deadline": BEGIN + timedelta(seconds=60)}
+_KILLED_AT_ONCE = {"deletion_deadline": BEGIN + timedelta(seconds=1)}
 _OUTSIDE = {"uid": "pod-new"}
 
 
@@ -72,6 +73,9 @@ _OUTSIDE = {"uid": "pod-new"}
             {}, says(is_leaving=True), says(0), Presence.LEAVING, id="it was told, the watch lags"
         ),
         pytest.param(_TOLD_TO_END, says(), says(0), Presence.LEAVING, id="it is being deleted"),
+        pytest.param(
+            _KILLED_AT_ONCE, says(), says(0), Presence.GOING, id="deleted with a second of grace"
+        ),
         pytest.param(
             _TOLD_TO_END, silence(1), says(0), Presence.LEAVING, id="deleted, silent for a moment"
         ),

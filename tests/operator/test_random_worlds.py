@@ -101,7 +101,7 @@ class RandomWorld(RuleBasedStateMachine):
     @precondition(lambda self: self.is_harmful)
     @rule(
         index=_INDEXES,
-        how=st.sampled_from(["crashes", "vanishes", "is lost", "gives up"]),
+        how=st.sampled_from(["crashes", "vanishes", "is lost", "is severed", "gives up"]),
         ticks=st.integers(0, 6),
     )
     def a_pod_is_lost(self, index: int, how: str, ticks: int) -> None:
@@ -112,6 +112,8 @@ class RandomWorld(RuleBasedStateMachine):
                 self.world.vanish(index)
             case "is lost" if self._has_agent(index):
                 self.world.lose_node(index)
+            case "is severed" if self._has_agent(index) and self._has_agent(0) and index:
+                self.world.sever(0, index)
             case "gives up":
                 self.world.give_up()
         self._pass(ticks)
@@ -196,7 +198,10 @@ class RandomWorld(RuleBasedStateMachine):
         assert set(world.members()) <= {pod.index for pod in world.live_pods()}
         assert len(world.members()) == replicas
         assert world.states().count(AgentState.TRAINING) == replicas
-        assert len(world.pods) == replicas + self.spec.get("elastic", {}).get("spares", 0)
+        spares = self.spec.get("elastic", {}).get("spares", 0)
+        assert len(world.pods) == replicas + spares
+        assert [p.is_spare for p in world.pods.values()].count(True) == spares
+        assert not any(pod.is_spare for pod in world.observe().members if pod)
         assert world.agents.keys() == {pod.uid for pod in world.pods.values()}
         assert world.status.observed_generation == world.generation
         assert world.status.replicas == world.status.ready_replicas == replicas

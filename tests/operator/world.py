@@ -19,15 +19,17 @@ from modelscaling.protocol import (
     Failure,
     StopMode,
 )
+from modelscaling_operator.accepted_spec import accepted_or_before
 from modelscaling_operator.action import (
     Assign,
     CreatePods,
     DeletePod,
     DeleteRun,
+    LabelPod,
     Stop,
 )
 from modelscaling_operator.decision import Policy, decide
-from modelscaling_operator.growing import keep_or_grow, note_rejection, trained_so_far
+from modelscaling_operator.growing import note_rejection, trained_so_far
 from modelscaling_operator.identity import RunIdentity
 from modelscaling_operator.observation import (
     Exit,
@@ -123,6 +125,8 @@ class World:
     """Those of them whose kubelet is gone as well."""
     dying: set[str] = field(default_factory=set)
     """Pods (by UID) whose processes are gone, which their kubelets have not told yet."""
+    severed: set[frozenset[str]] = field(default_factory=set)
+    """Pairs of pods (by UID) that do not reach each other."""
     actions: list[Action] = field(default_factory=list)
     """What the last tick did."""
     deaf: set[str] = field(default_factory=set)
@@ -160,7 +164,8 @@ class World:
 
     def decide_about(self, seen: Observation) -> Decision:
         seen = note_rejection(seen)
-        return decide(keep_or_grow(self.wish, seen.status), seen, self.now, POLICY)
+        wish = accepted_or_before(self.wish, RUN, seen.status)
+        return decide(wish, seen, self.now, POLICY)
 
     def tick(
         self, *, seconds: float = 1, write: bool = True, act: bool = True, actions: int = 1000
@@ -254,6 +259,11 @@ class World:
         """Keep the operator from hearing a pod that its peers do hear."""
         self.silent[self.pods[RUN.pod_name(index)].uid] = self.now
 
+    def sever(self, index: int, other: int) -> None:
+        """Keep two pods from reaching each other; the operator hears both."""
+        pods = (self.pods[RUN.pod_name(index)], self.pods[RUN.pod_name(other)])
+        self.severed.add(frozenset(pod.uid for pod in pods))
+
     def drain(self, index: int) -> None:
         """Have a pod deleted or evicted through the API."""
         pod = self.pods[RUN.pod_name(index)]
@@ -310,7 +320,7 @@ class World:
 
     # What it does by itself
 
-    def carry_out(self, action: Action) -> None:
+    def carry_out(self, action: Action) -> None:  # noqa: C901 - one case for each action
         """Do what the operator asks of the API server and of agents."""
         match action:
             case CreatePods(indexes=indexes, image=image):
@@ -318,6 +328,8 @@ class World:
                     self.create(index, image)
             case DeletePod(pod=pod, grace_s=grace_s):
                 self.delete(pod, force=grace_s == 0)
+            case LabelPod(pod=pod, is_spare=is_spare):
+                self.label(pod, is_spare=is_spare)
             case Assign(assignment=assignment, pods=pods):
                 for pod in pods:
                     if self._reaches(pod):
@@ -331,7 +343,7 @@ class World:
     def create(self, index: int, image: str) -> None:
         name = RUN.pod_name(index)
         assert name not in self.pods, "a second pod of an index"
-        wish = self.wish
+        wish = accepted_or_before(self.wish, RUN, self.status)
         assert isinstance(wish, Wish)
         self.births += 1
         self.pods[name] = make_pod(
@@ -355,11 +367,17 @@ class World:
         self.agents.pop(pod.uid, None)
         self._notice_losses()
 
+    def label(self, pod: Pod, *, is_spare: bool) -> None:
+        present = self.pods.get(pod.name)
+        if present is not None and present.uid == pod.uid:
+            self.pods[pod.name] = replace(present, is_spare=is_spare)
+
     def live_on(self) -> None:
         """Let a second pass: pods start and end, agents warm up, groups form and train."""
         for pod in list(self.pods.values()):
             self._live_on_pod(pod)
         self._notice_losses()
+        self._notice_severed()
         for index, code in self.group.train(self._heard(), self.now.timestamp()):
             self.end(self.pods[RUN.pod_name(index)], code)
         self.deaf.clear()
@@ -425,6 +443,18 @@ class World:
             agent.lost = gone
             if gone and agent.state is AgentState.TRAINING:
                 agent.state = AgentState.FORMING
+
+    def _notice_severed(self) -> None:
+        """Let agents notice which members of their groups they do not reach."""
+        uids = {pod.index: pod.uid for pod in self.pods.values()}
+        for agent in self._heard().values():
+            told = agent.assignment if agent.is_in_group else None
+            others = [member.index for member in told.members] if told else []
+            agent.unreachable = tuple(
+                other
+                for other in others
+                if frozenset({uids[agent.index], uids.get(other, "")}) in self.severed
+            )
 
     def _gone_of(self, agent: LittleAgent, heard: dict[int, LittleAgent]) -> Iterator[int]:
         assert agent.assignment is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from modelscaling_operator.agents import AgentError, Agents
 from modelscaling_operator.health import Vitals
-from modelscaling_operator.identity import INDEX_LABEL
+from modelscaling_operator.identity import INDEX_LABEL, ROLE_LABEL, SPARE
 from modelscaling_operator.kube import (
     EVENTS,
     PODS,
@@ -88,6 +88,10 @@ class WorldKube(Kube):
         """Keep a status, or what pods rely on."""
         metadata = body["metadata"]
         self._life.write(f"apply {resource.plural} {metadata['name']} {subresource}")
+        if resource is PODS:
+            pod = self._world.pods[metadata["name"]]
+            self._world.label(pod, is_spare=metadata["labels"][ROLE_LABEL] == SPARE)
+            return body
         if resource is not RUNS:
             self._objects[resource.path(metadata["namespace"], metadata["name"])] = body
             return body

@@ -31,6 +31,7 @@ from modelscaling_trainer.agent.fencing import (
 )
 from modelscaling_trainer.agent.lateness import Pace, judge_lateness
 from modelscaling_trainer.agent.openmp import available_cores, openmp_environment
+from modelscaling_trainer.agent.reach import is_held_up
 from modelscaling_trainer.agent.store_lookup import StoreUnknownError
 from modelscaling_trainer.agent.worker_facts import WorkerFacts
 from modelscaling_trainer.agent.zygote_process import ZygoteEndedError
@@ -127,6 +128,11 @@ class Agent:
         return AgentState.ENDED if self._exit_code is not None else self._facts.state()
 
     @property
+    def is_held_up(self) -> bool:
+        """Whether its group does not come on, as if a member could not be reached."""
+        return is_held_up(self._facts, self._paces, now=self._now())
+
+    @property
     def version(self) -> int:
         """The version of its status, which grows with all but the run's progress."""
         return self._version
@@ -147,6 +153,7 @@ class Agent:
             worker_failures=self._facts.worker_failures,
             is_leaving=self._facts.is_leaving,
             lost=tuple(sorted(self._facts.lost)),
+            unreachable=tuple(sorted(self._facts.unreachable)),
             late=self._facts.late,
         )
 
@@ -198,6 +205,11 @@ class Agent:
         """Say that the agents of these pods, and of no others, have fallen silent."""
         if lost != self._facts.lost:
             self._update(replace(self._facts, lost=lost))
+
+    def show_unreachable(self, unreachable: frozenset[int]) -> None:
+        """Say that these pods, and no others, cannot be reached while the group is held up."""
+        if unreachable != self._facts.unreachable:
+            self._update(replace(self._facts, unreachable=unreachable))
 
     def give_up_worker(self, local_rank: int, message: str) -> None:
         """Replace a worker that hangs; the message says how that was seen."""

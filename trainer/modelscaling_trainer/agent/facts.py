@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FAILURE_GRACE_S = 5.0
 """From a failure that ends the agent until workers that are still saving are killed."""
-_FORMING_PHASES = frozenset({None, "Forming", "Loading"})
+FORMING_PHASES = frozenset({None, "Forming", "Loading"})
 _MAX_FAILED_STARTS = 3
 
 
@@ -95,6 +95,8 @@ class Facts:
     """Whether the failure ends the agent."""
     lost: frozenset[int] = frozenset()
     """Indexes of members whose agents have fallen silent."""
+    unreachable: frozenset[int] = frozenset()
+    """Indexes of members that could not be reached for long, while the group does not come on."""
     late: tuple[LateWorker, ...] = ()
     """The pod's workers that do not come on."""
 
@@ -159,7 +161,7 @@ class Facts:
         phases = {w.phase for w in self.workers if w.state is WorkerState.BUSY}
         if not phases:
             return AgentState.WARM
-        return AgentState.FORMING if phases & _FORMING_PHASES else AgentState.TRAINING
+        return AgentState.FORMING if phases & FORMING_PHASES else AgentState.TRAINING
 
     # What it is told from outside
 
@@ -329,7 +331,7 @@ class Facts:
             case StoreOpened(port=port) if self._is_current(event):
                 return replace(self, store_port=port)
             case PhaseBegan(phase=phase) if event.generation == self.generation:
-                has_begun = phase not in _FORMING_PHASES
+                has_begun = phase not in FORMING_PHASES
                 return replace(self, has_handed_over=self.has_handed_over or has_begun)
             case FiguresTaken():
                 return self._after_step(event)

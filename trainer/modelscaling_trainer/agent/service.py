@@ -15,6 +15,7 @@ from modelscaling.protocol import Failure, TerminationReport
 from modelscaling_trainer.agent.agent import Agent
 from modelscaling_trainer.agent.exposition import RunMetrics
 from modelscaling_trainer.agent.heartbeat import Heartbeat
+from modelscaling_trainer.agent.probes import Probes
 from modelscaling_trainer.agent.report import write_report
 from modelscaling_trainer.agent.server import start_server
 from modelscaling_trainer.agent.settings import (
@@ -65,9 +66,13 @@ async def _serve(settings: PodSettings) -> ExitCode:
         runner = await start_server(agent, heartbeat, registry, settings)
         try:
             async with asyncio.TaskGroup() as tasks:
-                beating = tasks.create_task(heartbeat.run())
+                watches = [
+                    tasks.create_task(heartbeat.run()),
+                    tasks.create_task(Probes(agent, index=settings.agent.identity.index).run()),
+                ]
                 exit_code = await agent.run()
-                beating.cancel()
+                for watch in watches:
+                    watch.cancel()
         finally:
             await runner.cleanup()
     except Exception as error:  # noqa: BLE001 - the operator must learn of it, whatever it is

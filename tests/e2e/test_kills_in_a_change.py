@@ -1,0 +1,201 @@
+"""A pod may be killed at any point of a change: before the group switches, in the switch, after it.
+
+The switch is held open where the pod is to be killed in it, by a worker that is stopped: of a
+member, which keeps the old group from ending, or of the newcomer, which keeps the new one from
+meeting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from signal import SIGCONT, SIGSTOP
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.in_pods import newest_checkpoint, signal_worker, wait_for_attempt
+from tests.e2e.steady import assert_followed, begin, finish, lost_steps, saved
+from tests.live_run import condition_of
+
+if TYPE_CHECKING:
+    from demo.kubectl import Cluster
+    from tests.live_run import LiveRun
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(400),
+    pytest.mark.usefixtures("operator"),
+]
+
+
+class Victim(StrEnum):
+    """Which pod is killed."""
+
+    FIRST = "first"
+    OTHER = "other"
+    CHANGING = "changing"
+    """The one that comes, or one that leaves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The group of a run as its status has it."""
+
+    generation: int
+    pods: tuple[str, ...]
+    """The names of its members by rank."""
+
+    @classmethod
+    def of(cls, run: LiveRun) -> Group:
+        group = run.get()["status"]["group"]
+        names = {uid: name for name, uid in run.pods().items()}
+        return cls(generation=group["generation"], pods=tuple(names[uid] for uid in group["pods"]))
+
+
+def _kill(run: LiveRun, pod: str) -> str:
+    """Kill a pod and return its UID."""
+    uid = run.pods()[pod]
+    run.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    return uid
+
+
+def _scale(run: LiveRun, replicas: int) -> None:
+    run.kubectl("scale", f"msc/{run.name}", f"--replicas={replicas}")
+
+
+def _wait_for_pods(run: LiveRun, expected: set[str]) -> None:
+    """Wait until the run has these pods, by their UIDs, and no others."""
+    here = (f"--selector=modelscaling.dev/name={run.name}", f"--namespace={run.namespace}")
+    for _ in run.cluster.watch("pods", *here, timeout_s=60):
+        if set(run.pods().values()) == expected:
+            return
+    raise AssertionError(f"{run.name} has the pods {run.pods()}, expected are {expected}")
+
+
+def _wait_for_newcomer(run: LiveRun, group: Group) -> str:
+    here = (f"--selector=modelscaling.dev/name={run.name}", f"--namespace={run.namespace}")
+    for pod in run.cluster.watch("pods", *here, timeout_s=60):
+        name = str(pod["metadata"]["name"])
+        if name not in group.pods and name in run.pods():
+            return name
+    raise AssertionError(f"nobody comes to {group.pods}")
+
+
+def _is_settled(status: dict[str, Any], replicas: int) -> bool:
+    """Whether a group of so many pods trains, and has told what its change cost."""
+    group = status["group"]
+    is_told = group.get("trained") and group.get("recordedAttempt")
+    is_rescaling = condition_of(status, "Rescaling")["status"] == "True"
+    return bool(
+        is_told
+        and not is_rescaling
+        and not group.get("broken")
+        and group["members"] == replicas
+        and "loss" in status["progress"]
+    )
+
+
+def _check_recovery(
+    run: LiveRun, replicas: int, undisturbed: list[dict[str, Any]], *, without: str
+) -> None:
+    """Wait until the run trains without a pod that was killed: with the pods that it is to have and
+    no others, its last edit taken note of, and with the undisturbed run's loss.
+    """
+    status = run.wait_for(
+        lambda status: _is_settled(status, replicas) and without not in status["group"]["pods"],
+    )
+    _wait_for_pods(run, set(status["group"]["pods"]))
+
+    assert status["observedGeneration"] == run.get()["metadata"]["generation"]
+    assert_followed([status["progress"]], undisturbed)
+
+
+def _pick(victim: Victim, group: Group, changing: str) -> tuple[str, str]:
+    """Return the pod to kill, and a member beside it that stays in the group."""
+    first, other = group.pods[:2]
+    if victim is Victim.FIRST:
+        return first, other
+    return (other if victim is Victim.OTHER else changing), first
+
+
+@pytest.mark.parametrize("victim", Victim)
+def test_a_pod_may_be_killed_at_any_point_of_a_change(
+    cluster: Cluster,
+    run_namespace: str,
+    claim: str,
+    undisturbed: list[dict[str, Any]],
+    victim: Victim,
+) -> None:
+    run = begin(cluster, run_namespace, f"killed-{victim}", checkpoint=saved(claim))
+
+    _kill_before_the_switch(run, victim, undisturbed)
+    _kill_while_the_new_group_meets(run, victim, undisturbed)
+    _kill_after_the_switch(run, victim, undisturbed)
+    _kill_while_the_old_group_ends(run, victim, undisturbed)
+    _check_checkpoints(run)
+    status = finish(run, undisturbed)
+
+    assert lost_steps(status) == 0
+
+
+def _kill_before_the_switch(
+    run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]
+) -> None:
+    """Two replicas become three; a pod is killed while the third one starts."""
+    group = Group.of(run)
+    _scale(run, 3)
+    pod, _ = _pick(victim, group, _wait_for_newcomer(run, group))
+    _check_recovery(run, 3, undisturbed, without=_kill(run, pod))
+
+
+def _kill_while_the_new_group_meets(
+    run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]
+) -> None:
+    """Three replicas become four; a pod is killed when all others have come to the new group."""
+    group = Group.of(run)
+    _, stopped = _pick(victim, group, group.pods[-1])
+    signal_worker(run, stopped, SIGSTOP)
+    _scale(run, 4)
+    run.wait_for(lambda status: status["group"]["generation"] > group.generation)
+    wider = Group.of(run)
+    newcomer = wider.pods[-1]
+    signal_worker(run, newcomer, SIGSTOP)
+    signal_worker(run, stopped, SIGCONT)
+    wait_for_attempt(run, wider.pods[0], 1, generation=wider.generation, state="Forming")
+    pod, _ = _pick(victim, wider, newcomer)
+    killed = _kill(run, pod)
+    if pod != newcomer:
+        signal_worker(run, newcomer, SIGCONT)
+    _check_recovery(run, 4, undisturbed, without=killed)
+
+
+def _kill_while_the_old_group_ends(
+    run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]
+) -> None:
+    """Four replicas become two; a pod is killed before the four came to a step's end."""
+    group = Group.of(run)
+    pod, stopped = _pick(victim, group, group.pods[-1])
+    signal_worker(run, stopped, SIGSTOP)
+    _scale(run, 2)
+    run.wait_for(lambda status: status["group"]["generation"] > group.generation)
+    killed = _kill(run, pod)
+    signal_worker(run, stopped, SIGCONT)
+    _check_recovery(run, 2, undisturbed, without=killed)
+
+
+def _kill_after_the_switch(run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]) -> None:
+    """A pod is killed of the four that have just begun to train."""
+    group = Group.of(run)
+    pod, _ = _pick(victim, group, group.pods[-1])
+    _check_recovery(run, 4, undisturbed, without=_kill(run, pod))
+
+
+def _check_checkpoints(run: LiveRun) -> None:
+    """No checkpoint is torn, and none is lost that the status speaks of."""
+    first = Group.of(run).pods[0]
+    # Training waits, so that it does not end meanwhile.
+    signal_worker(run, first, SIGSTOP)
+    known = run.get()["status"]["progress"]["checkpointStep"]
+    assert newest_checkpoint(run, first) >= known > 0
+    signal_worker(run, first, SIGCONT)
