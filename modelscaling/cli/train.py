@@ -18,13 +18,9 @@ from modelscaling.cli.resource import model_scalings, parse_resource, read_docum
 from modelscaling.cli.setting import with_settings
 from modelscaling.cli.trainer import become_trainer, require_trainer
 from modelscaling.configuration import CheckpointConfiguration
+from modelscaling.growth_schedule import resolve_later_plans, resolve_stages
 from modelscaling.local_run import TRAINER_MODULE, LaterModel, LocalRun
-from modelscaling.resolve import (
-    resolve_configuration,
-    resolve_later_plans,
-    resolve_plan,
-    resolve_stages,
-)
+from modelscaling.resolve import resolve_configuration, resolve_plan
 
 if TYPE_CHECKING:
     from typing import NoReturn
