@@ -182,7 +182,7 @@ def test_a_group_whose_pod_dies_waits_for_the_next_one(start: StartAgent, text: 
 def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
     start: StartAgent, tmp_path: Path
 ) -> None:
-    agent = start(make_run(str(tmp_path / "nothing/*.txt"), steps=10))
+    agent = start(make_run(tmp_path / "nothing/*.txt", steps=10))
 
     assert agent.wait_for_exit() == ExitCode.CONFIGURATION
     failure = agent.report().failure
