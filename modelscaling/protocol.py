@@ -197,8 +197,6 @@ class Resumption(Message):
     """Optimizer steps done in the state that it went on with."""
     furthest_step: int
     """The most steps that any of its processes had seen done; those above `step` are done again."""
-    mesh_before: str | None = None
-    """What the state was laid out on in memory; None for a checkpoint."""
     stopped_time: float | None = None
     """When training stopped, seconds since 1970: the end of the last step, or the moment at which
     the loss of a peer was noticed in the middle of one. None where no process of the group took

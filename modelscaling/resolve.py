@@ -6,7 +6,6 @@ or exact arithmetic.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from modelscaling.api.model import GrowthPolicy
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.parallelism import ParallelismStrategy
 from modelscaling.api.training import ScheduleShape
-from modelscaling.api.validation import InvalidSpecError, Problem, parse_model
+from modelscaling.api.validation import InvalidSpecError, Problem
 from modelscaling.byte_size import parse_byte_size
 from modelscaling.configuration import (
     CheckpointConfiguration,
@@ -31,8 +30,6 @@ from modelscaling.configuration import (
 )
 from modelscaling.freezing import freezing_problems, is_frozen
 from modelscaling.growth.mode import GrowthMode
-from modelscaling.growth.plan import UnreachableShapeError, plan_growth
-from modelscaling.growth.stages import Stage
 from modelscaling.layout import trained_weights, weights
 from modelscaling.learning_rates import learning_rate_problems
 from modelscaling.mesh import Mesh
@@ -45,9 +42,6 @@ from modelscaling.shape import Lora, ModelShape
 from modelscaling.size import shape_of_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from modelscaling.api.growth_stage import GrowthStageSpec
     from modelscaling.api.init_from import InitFromSpec
     from modelscaling.api.lora import LoraSpec
     from modelscaling.api.model import GrowthSpec, ModelSpec
@@ -57,13 +51,14 @@ if TYPE_CHECKING:
     from modelscaling.plan import Plan
 
 BYTE_VOCABULARY = 256
-_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from", "lora"}
-"""What spec.model says beside the shape's own numbers."""
-_GROWTH_MODES = {
+GROWTH_MODES = {
     GrowthPolicy.PRESERVE: GrowthMode.PRESERVE,
     GrowthPolicy.STACK: GrowthMode.STACK,
     GrowthPolicy.FORBID: None,
 }
+"""What growth.mode stands for; None for no growth at all."""
+_NO_DIMENSIONS = {"preset", "parameters", "growth", "init_from", "lora"}
+"""What spec.model says beside the shape's own numbers."""
 _PRESERVE_TOLERANCE = 0.05
 """Nats a token: far above what rounding does, far below what a wrong step would."""
 _CONTEXT_LENGTH = 1024
@@ -142,6 +137,11 @@ def _shape_of_size(wish: int | str, model: ModelSpec, vocabulary_size: int) -> M
         raise InvalidSpecError([problem]) from None
 
 
+def tokenizer_vocabulary(spec: ModelScalingSpec) -> int | None:
+    """Return how many ids the tokenizer has; None where its file says."""
+    return BYTE_VOCABULARY if spec.data.tokenizer is BuiltInTokenizer.BYTE else None
+
+
 def resolve_configuration(
     spec: ModelScalingSpec, *, shape: ModelShape | None = None
 ) -> RunConfiguration:
@@ -153,7 +153,7 @@ def resolve_configuration(
     """
     byte = spec.data.tokenizer is BuiltInTokenizer.BYTE
     if shape is None:
-        shape = resolve_shape(spec.model, default_vocabulary=_default_vocabulary(spec))
+        shape = resolve_shape(spec.model, default_vocabulary=tokenizer_vocabulary(spec))
     if byte and shape.vocabulary_size < BYTE_VOCABULARY:
         raise InvalidSpecError(
             [
@@ -169,10 +169,10 @@ def resolve_configuration(
     _check_patterns(spec.training, shape)
     training = spec.training
     tokens_per_step = training.global_batch_size * shape.context_length
-    total_steps = -(-_tokens(training) // tokens_per_step)
+    total_steps = -(-training_tokens(training) // tokens_per_step)
     return RunConfiguration(
         model=shape,
-        growth=_GROWTH_MODES[spec.model.growth.mode],
+        growth=GROWTH_MODES[spec.model.growth.mode],
         growth_tolerance=_growth_tolerance(spec.model.growth),
         data=DataConfiguration(
             path=spec.data.text.path,
@@ -234,7 +234,12 @@ def _init_from(spec: InitFromSpec) -> InitFromConfiguration:
     return InitFromConfiguration(format=WeightsFormat.CHECKPOINT, path=path)
 
 
-def _tokens(training: TrainingSpec) -> int:
+def training_tokens(training: TrainingSpec) -> int:
+    """Return how many tokens are trained on.
+
+    Raises:
+        InvalidSpecError: what is declared is no count.
+    """
     try:
         return parse_quantity(training.tokens)
     except ValueError as error:
@@ -274,89 +279,6 @@ def _optimizer(spec: ModelScalingSpec, total_steps: int) -> OptimizerConfigurati
             for each in training.learning_rate_factors
         ),
     )
-
-
-def resolve_stages(spec: ModelScalingSpec) -> tuple[Stage, ...]:
-    """Return the shapes that a run has one after the other: the declared one, and that of each
-    entry of growth.schedule.
-
-    Raises:
-        InvalidSpecError: an entry's tokens are out of order, or its shape cannot be had, or does
-            not grow from the one before.
-    """
-    vocabulary = _default_vocabulary(spec)
-    model = spec.model
-    stages = [Stage(tokens=0, shape=resolve_shape(model, default_vocabulary=vocabulary))]
-    for number, entry in enumerate(spec.model.growth.schedule):
-        path = f"spec.model.growth.schedule[{number}]"
-        with _reported_at(path):
-            model = _changed(model, entry)
-            shape = resolve_shape(model, default_vocabulary=vocabulary)
-        tokens = _stage_tokens(entry, path, after=stages[-1].tokens, training=spec.training)
-        _check_growth(stages[-1].shape, shape, spec, path)
-        stages.append(Stage(tokens=tokens, shape=shape))
-    return tuple(stages)
-
-
-def _default_vocabulary(spec: ModelScalingSpec) -> int | None:
-    return BYTE_VOCABULARY if spec.data.tokenizer is BuiltInTokenizer.BYTE else None
-
-
-def _changed(model: ModelSpec, entry: GrowthStageSpec) -> ModelSpec:
-    """Return a model as an entry of the schedule changes it, as `kubectl patch` would."""
-    before = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"growth"})
-    changes = entry.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"tokens"})
-    return parse_model(before | changes)
-
-
-@contextmanager
-def _reported_at(path: str) -> Iterator[None]:
-    """Let what is wrong with spec.model be wrong with the entry at a path."""
-    try:
-        yield
-    except InvalidSpecError as error:
-        raise InvalidSpecError(
-            [
-                replace(problem, field=problem.field.replace("spec.model", path, 1))
-                for problem in error.problems
-            ]
-        ) from None
-
-
-def _stage_tokens(entry: GrowthStageSpec, path: str, *, after: int, training: TrainingSpec) -> int:
-    field, end = f"{path}.tokens", _tokens(training)
-    try:
-        tokens = parse_quantity(entry.tokens)
-    except ValueError as error:
-        raise InvalidSpecError([Problem(field=field, message=str(error))]) from None
-    if after < tokens < end:
-        return tokens
-    message = (
-        f"{entry.tokens} is not below training.tokens={training.tokens}, so that the run would end "
-        f"before; lower it, or raise training.tokens"
-        if tokens >= end
-        else f"{entry.tokens} is not above {after}, at which the model is the one before; put the "
-        f"entries into the order of their tokens, each above the last"
-    )
-    raise InvalidSpecError([Problem(field=field, message=message)])
-
-
-def _check_growth(before: ModelShape, shape: ModelShape, spec: ModelScalingSpec, path: str) -> None:
-    """Refuse an entry whose shape does not grow from the one before."""
-    mode = _GROWTH_MODES[spec.model.growth.mode]
-    assert mode is not None, "CEL has made sure that a schedule does not stand beside Forbid"
-    try:
-        plan = plan_growth(before, shape, mode)
-    except UnreachableShapeError as error:
-        raise InvalidSpecError(
-            [
-                Problem(field=f"{path}.{obstacle.field}", message=obstacle.message)
-                for obstacle in error.obstacles
-            ]
-        ) from None
-    if not plan.steps:
-        message = "changes nothing; give what of the model grows then, such as layers, or remove it"
-        raise InvalidSpecError([Problem(field=path, message=message)])
 
 
 def resolve_plan(
@@ -418,26 +340,3 @@ def _workload(spec: ModelScalingSpec, shape: ModelShape | None) -> Workload:
         device_memory=device_memory,
         device_memory_field=field,
     )
-
-
-def resolve_later_plans(
-    spec: ModelScalingSpec, stages: tuple[Stage, ...], *, after: int = 0
-) -> tuple[Plan, ...]:
-    """Return the mesh of each shape that the run grows to after a stage.
-
-    Raises:
-        InvalidSpecError: there is none for one of them.
-    """
-    plans = []
-    for number, stage in enumerate(stages[after + 1 :], start=after):
-        try:
-            plans.append(resolve_plan(spec, shape=stage.shape))
-        except InvalidSpecError as error:
-            path = f"spec.model.growth.schedule[{number}]"
-            raise InvalidSpecError(
-                [
-                    Problem(field=path, message=f"the model that grows then: {problem}")
-                    for problem in error.problems
-                ]
-            ) from None
-    return tuple(plans)

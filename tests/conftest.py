@@ -1,12 +1,14 @@
-"""Fixtures that tests of several folders use: a real cluster."""
+"""What tests of several folders use: a real cluster, and how many examples are drawn."""
 
 from __future__ import annotations
 
+import gc
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from demo.kubectl import Cluster
 
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 CRD_FILE = ROOT / "crds/modelscaling.dev_modelscalings.yaml"
 CRD_NAME = "modelscalings.modelscaling.dev"
+
+# How many examples are drawn in a look every few minutes, and by `make test`; on a busy machine any
+# may take long.
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=100, deadline=None)
+settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Have what was imported not looked through for cycles, a fifteenth of the unit tests' time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,9 @@ from modelscaling.cli.resource import model_scalings, parse_resource, read_docum
 from modelscaling.cli.setting import with_settings
 from modelscaling.cli.trainer import become_trainer, require_trainer
 from modelscaling.configuration import CheckpointConfiguration
-from modelscaling.local_run import TRAINER_MODULE, LaterModel, LocalRun
-from modelscaling.resolve import (
-    resolve_configuration,
-    resolve_later_plans,
-    resolve_plan,
-    resolve_stages,
-)
+from modelscaling.growth_schedule import resolve_later_plans, resolve_stages
+from modelscaling.local_run import TRAINER_MODULE, LocalRun, LocalStage
+from modelscaling.resolve import resolve_configuration, resolve_plan
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -112,15 +108,14 @@ def resolve(options: argparse.Namespace) -> LocalRun:
         checkpoint = resolved.checkpoint or _default_checkpoint()
         return resolved.model_copy(update={"checkpoint": checkpoint if options.output else None})
 
-    first, *later = (
-        LaterModel(tokens=stage.tokens, configuration=configuration(stage.shape), mesh=plan.mesh)
-        for stage, plan in zip(stages, plans, strict=True)
-    )
     return LocalRun(
         name=resource.name,
-        configuration=first.configuration,
-        mesh=first.mesh,
-        later=tuple(later),
+        stages=tuple(
+            LocalStage(
+                tokens=stage.tokens, configuration=configuration(stage.shape), mesh=plan.mesh
+            )
+            for stage, plan in zip(stages, plans, strict=True)
+        ),
         output=options.output and options.output.absolute(),
         stop_at_step=options.steps,
         is_json=options.json,

@@ -11,13 +11,9 @@ from modelscaling.advice import advise_balance
 from modelscaling.api.validation import InvalidSpecError
 from modelscaling.byte_size import format_byte_size
 from modelscaling.cli.resource import model_scalings, name_of, parse_resource, read_documents
+from modelscaling.growth_schedule import resolve_later_plans, resolve_stages
 from modelscaling.quantity import format_quantity
-from modelscaling.resolve import (
-    resolve_configuration,
-    resolve_later_plans,
-    resolve_plan,
-    resolve_stages,
-)
+from modelscaling.resolve import resolve_configuration, resolve_plan
 
 if TYPE_CHECKING:
     import argparse

@@ -89,12 +89,11 @@ def _record(
     """
     is_change = group.recorded_attempt == 0 and group.stopped_mesh is not None
     if is_change:
-        # Not what the processes remember: a group in between may have trained and been lost before
-        # anybody heard of it, and the entry before ends with the one that was seen.
+        # A group in between may have trained and been lost before anybody heard of it: the entry
+        # before ends with the one that was seen.
         cause, former = group.cause, group.stopped_mesh
     elif resumption.attempt > 1:
-        cause = _cause_of_attempt(group, status.restarts)
-        former = resumption.mesh_before or group.mesh
+        cause, former = _cause_of_attempt(group, status.restarts), group.mesh
     else:
         return None
     resumed = datetime.fromtimestamp(resumption.resumed_time, UTC)

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any
 from modelscaling.api.conditions import Reason
 from modelscaling.api.validation import InvalidSpecError, parse_spec
 from modelscaling.growth.stages import NOTHING_TRAINED, stage_number
-from modelscaling.resolve import (
-    resolve_configuration,
-    resolve_later_plans,
-    resolve_plan,
-    resolve_stages,
-)
+from modelscaling.growth_schedule import resolve_later_plans, resolve_stages
+from modelscaling.resolve import resolve_configuration, resolve_plan
 from modelscaling_operator.merge import TemplateError
 from modelscaling_operator.pod import pod_manifest, pod_revision
 

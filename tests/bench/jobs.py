@@ -16,7 +16,7 @@ class NotedJob:
         return 0
 
     def kill_a_worker(self, pod: int) -> None:
-        raise NotImplementedError
+        self._note(f"worker of pod {pod}")
 
     def kill_worker(self) -> Outage:
         return self._note("worker")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling.growth.mode import Exactness, GrowthMode
+from tests.examples import examples
 from tests.growth.growing import (
     logits_before_and_after,
     make_shape,
@@ -43,7 +44,7 @@ BITWISE: dict[str, Callable[[ModelShape, int], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("change", BITWISE.values(), ids=BITWISE.keys())
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=examples(12))
 @given(small=small_shapes(), amount=st.integers(1, 4))
 def test_logits_do_not_change_in_a_single_bit(
     change: Callable[[ModelShape, int], dict[str, Any]], small: ModelShape, amount: int
@@ -77,7 +78,7 @@ def test_the_librarys_products_keep_the_bits_at_usual_sizes(
 
 
 @pytest.mark.parametrize("change", BITWISE.values(), ids=BITWISE.keys())
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=examples(12))
 @given(small=small_shapes(), amount=st.integers(1, 4))
 def test_at_any_size_the_librarys_products_differ_by_no_more_than_rounding(
     change: Callable[[ModelShape, int], dict[str, Any]], small: ModelShape, amount: int
@@ -90,7 +91,7 @@ def test_at_any_size_the_librarys_products_differ_by_no_more_than_rounding(
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)], ids=["fp32", "fp64"]
 )
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 @given(small=small_shapes(narrowest=16), size=st.integers(2, 120))
 def test_a_larger_hidden_size_changes_logits_by_rounding(
     dtype: torch.dtype, tolerance: float, small: ModelShape, size: int
@@ -103,7 +104,7 @@ def test_a_larger_hidden_size_changes_logits_by_rounding(
     assert relative_difference(old, new) <= tolerance
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=examples(10))
 @given(small=small_shapes(), times=st.integers(2, 4))
 def test_a_hidden_size_that_is_cloned_changes_logits_by_rounding(
     small: ModelShape, times: int
@@ -114,7 +115,7 @@ def test_a_hidden_size_that_is_cloned_changes_logits_by_rounding(
     assert relative_difference(old, new) <= 1e-12
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(small=small_shapes(), amounts=st.tuples(*[st.integers(0, 3)] * 7))
 def test_everything_at_once_changes_logits_by_rounding(
     small: ModelShape, amounts: tuple[int, ...]

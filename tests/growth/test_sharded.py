@@ -14,6 +14,7 @@ from modelscaling.growth.mode import GrowthMode
 from modelscaling.growth.tensor_growth import Kind, TensorGrowth
 from modelscaling.layout import Region, layout
 from modelscaling.mesh import Mesh
+from tests.examples import examples
 from tests.growth.growing import grown, make_shape, make_state, plan, small_shapes
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def test_every_shard_is_bitwise_what_the_whole_has_there(
     assert not any(tensor.isnan().any() for tensor in whole.values())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 @given(small=small_shapes(), amounts=st.tuples(*[st.integers(0, 3)] * 5), shards=st.integers(2, 5))
 def test_shards_of_any_growth_are_the_wholes(
     small: ModelShape, amounts: tuple[int, ...], shards: int

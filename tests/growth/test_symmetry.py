@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.growth.growing import (
     grown,
     logits_before_and_after,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from modelscaling.shape import ModelShape
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=examples(10))
 @given(small=small_shapes(), times=st.integers(2, 4))
 def test_noise_changes_logits_by_rounding(small: ModelShape, times: int) -> None:
     growth = plan(small, noise=0.3, hidden_size=small.hidden_size * times, layers=small.layers + 1)

@@ -14,6 +14,7 @@ from modelscaling.growth.lineage import Lineage
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.layout import weights
 from modelscaling_trainer.optimizer import MOMENTS, AdamW
+from tests.examples import examples
 from tests.growth.growing import (
     grown,
     make_decoder,
@@ -129,7 +130,7 @@ def test_layers_that_are_inserted_leave_the_gradients_exactly_as_they_were() -> 
         assert torch.equal(old[source], new[name]), name
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=examples(10))
 @given(small=small_shapes(), amounts=st.tuples(*[st.integers(0, 2)] * 4))
 def test_zeros_leave_the_gradients_of_what_was_there(
     small: ModelShape, amounts: tuple[int, ...]

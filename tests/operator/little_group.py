@@ -146,7 +146,6 @@ class LittleGroup:
                 source=source,
                 step=step,
                 furthest_step=self.furthest,
-                mesh_before=self.mesh if source is StateSource.MEMORY else None,
                 stopped_time=now_s - STEP_S if source is StateSource.MEMORY else None,
                 resumed_time=now_s,
                 loss_before=2.5,

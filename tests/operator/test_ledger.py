@@ -28,7 +28,6 @@ def resumption(**changes: Any) -> Resumption:
         "source": StateSource.MEMORY,
         "step": 40,
         "furthest_step": 41,
-        "mesh_before": "dp2",
         "stopped_time": _RESUMED_S - 0.25,
         "resumed_time": _RESUMED_S,
         "loss_before": 2.5,
@@ -91,15 +90,9 @@ def test_a_change_is_entered_once_however_often_it_is_seen() -> None:
     assert after(once, resumption()).rescales == once.rescales
 
 
-def test_a_group_that_came_and_went_unseen_is_passed_over() -> None:
-    (record,) = after(status_of(mesh="single"), resumption(mesh_before="single")).rescales
-
-    assert (record.from_, record.to) == ("dp2", "single")
-
-
 def test_a_group_that_forms_again_below_its_number_is_another_entry() -> None:
     once = after(status_of(), resumption())
-    twice = after(once, resumption(attempt=2, mesh_before="dp3"))
+    twice = after(once, resumption(attempt=2))
 
     assert [(r.cause, r.from_, r.to) for r in twice.rescales] == [
         ("ReplicasChanged", "dp2", "dp3"),
@@ -114,7 +107,7 @@ def test_a_group_that_forms_again_below_its_number_is_another_entry() -> None:
         pytest.param({}, resumption(generation=2), 0, id="an older group's"),
         pytest.param(
             {"stopped_mesh": None, "cause": "Started"},
-            resumption(source=StateSource.CHECKPOINT, mesh_before=None, stopped_time=None),
+            resumption(source=StateSource.CHECKPOINT, stopped_time=None),
             0,
             id="the run goes on after it was suspended",
         ),

@@ -17,6 +17,7 @@ from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import RunState
 from modelscaling.protocol import AgentState
 from modelscaling_operator.wish import Rejection, Wish
+from tests.examples import examples
 from tests.operator.runs import CHECKPOINT, condition, make_world, state
 from tests.operator.world import RUN, World
 
@@ -209,7 +210,7 @@ class RandomWorld(RuleBasedStateMachine):
 
 
 RandomWorld.TestCase.settings = settings(
-    max_examples=25,
+    max_examples=examples(25),
     stateful_step_count=15,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],

@@ -52,12 +52,16 @@ def test_the_limits_of_pods_do_not_hold_on_this_machine(tmp_path: Path) -> None:
     assert resolve("-f", str(path)).mesh.size == 1
 
 
-def test_a_run_knows_what_it_grows_to(tmp_path: Path) -> None:
+@pytest.fixture
+def growing_file(tmp_path: Path) -> str:
     schedule = [{"tokens": "16k", "layers": 3}, {"tokens": "32k", "layers": 4}]
     path = tmp_path / "growing.yaml"
     path.write_text(yaml.safe_dump(make_document(spec=make_spec(model__growth__schedule=schedule))))
+    return str(path)
 
-    run = resolve("-f", str(path), "--processes", "2", "--output", str(tmp_path))
+
+def test_a_run_knows_what_it_grows_to(growing_file: str, tmp_path: Path) -> None:
+    run = resolve("-f", growing_file, "--processes", "2", "--output", str(tmp_path))
 
     assert [
         run.after(tokens).configuration.model.layers for tokens in (15_999, 16_000, 40_000)
@@ -66,11 +70,30 @@ def test_a_run_knows_what_it_grows_to(tmp_path: Path) -> None:
         3,
         4,
     ]
-    assert run.after(16_000).later == run.later[1:]
-    assert run.after(40_000).later == ()
-    for later in run.later:
-        assert later.mesh.size == 2
-        assert later.configuration.checkpoint == run.configuration.checkpoint is not None
+    assert run.after(15_999) is run
+    for stage in run.stages:
+        assert stage.mesh.size == 2
+        assert stage.configuration.checkpoint == run.configuration.checkpoint is not None
+
+
+def test_a_run_that_keeps_a_model_of_before_still_has_those_that_are_ahead(
+    growing_file: str,
+) -> None:
+    run = resolve("-f", growing_file)
+    (two, three, _) = (stage.configuration.model for stage in run.stages)
+
+    kept = run.after(16_000).keeping(two)
+    assert kept is not None
+    assert kept.configuration.model.layers == 2
+    assert kept.after(31_999) is kept
+    assert kept.after(32_000).configuration.model.layers == 4
+    last = kept.after(32_000).keeping(two)
+    assert last is not None
+    assert last.after(64_000) is last
+    assert run.after(32_000).keeping(three) == run.after(16_000).model_copy(
+        update={"stages": run.stages[:2]}
+    )
+    assert run.keeping(three) is None, "what is ahead is nothing to go back to"
 
 
 def test_a_run_of_a_cluster_is_none_to_begin_with_on_this_machine(tmp_path: Path) -> None:

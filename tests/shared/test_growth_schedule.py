@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from modelscaling.api.validation import InvalidSpecError, parse_spec
-from modelscaling.resolve import resolve_later_plans, resolve_stages
+from modelscaling.growth_schedule import resolve_later_plans, resolve_stages
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:

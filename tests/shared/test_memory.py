@@ -24,6 +24,9 @@ TABLE = 256 * 64
 KEPT = 4 * (2 * 64 + 3 * 64 + 2 * 32 + 4 * 192) + 4 * (4 * 64 + 8) + 4 * 8 * 64
 """Bytes that a layer of it keeps for each token in float32 on a CPU, as memory.py states them."""
 
+_EXAMPLES = 100
+"""Many of them are given up, so that with fewer Hypothesis would say that too many were."""
+
 
 def _legal(shape: ModelShape, mesh: Mesh, **changes: Any) -> Workload:
     """Return a workload on which `mesh` is legal, or give the example up."""
@@ -33,7 +36,7 @@ def _legal(shape: ModelShape, mesh: Mesh, **changes: Any) -> Workload:
     return workload
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=_EXAMPLES)
 @given(shapes(), meshes())
 def test_states_are_exactly_those_of_a_process_and_no_process_needs_more(
     shape: ModelShape, mesh: Mesh
@@ -183,7 +186,7 @@ def test_the_parts_add_up() -> None:
     }
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=_EXAMPLES)
 @given(shapes(), meshes(), st.sampled_from(["dataShard", "tensor"]))
 def test_states_do_not_grow_where_more_processes_share_them(
     shape: ModelShape, mesh: Mesh, axis: str
@@ -196,7 +199,7 @@ def test_states_do_not_grow_where_more_processes_share_them(
     assert after.activations <= before.activations or axis == "dataShard"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=_EXAMPLES)
 @given(shapes(), meshes())
 def test_what_is_kept_grows_with_the_micro_batch_and_falls_when_all_is_computed_again(
     shape: ModelShape, mesh: Mesh

@@ -231,10 +231,10 @@ def warm_up(*agents: AgentProcess) -> None:
         agent.wait_until_warm()
 
 
-def make_run(text: str, *, steps: int, **changes: Any) -> RunConfiguration:
+def make_run(text: Path, *, steps: int, **changes: Any) -> RunConfiguration:
     """Return a run of so many steps with a global batch that 1, 2 and 3 processes can share."""
     return make_configuration(
-        data__text={"path": text},
+        data__text={"path": str(text)},
         model__layers=1,
         model__hiddenSize=32,
         training__globalBatchSize=6,

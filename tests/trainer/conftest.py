@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from tests.trainer.agent_process import AgentProcess, start_agent
+from tests.trainer.runs import write_text
 from tests.trainer.workers import Worker
 
 if TYPE_CHECKING:
@@ -26,11 +27,9 @@ def group_of_one() -> Iterator[None]:
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> str:
-    """A file of text, by its path."""
-    file = tmp_path / "text.txt"
-    file.write_text("".join(f"{n} bottles of beer on the wall, " for n in range(2000)))
-    return str(file)
+def text(tmp_path: Path) -> Path:
+    """A file of text that a model can learn something from."""
+    return write_text(tmp_path / "data")
 
 
 @pytest.fixture

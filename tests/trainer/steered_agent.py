@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from modelscaling.mesh import Mesh
-    from modelscaling.protocol import Member, Progress, StoreAddress
+    from modelscaling.protocol import GrowthRejection, Member, Progress, StoreAddress
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.worker_protocol import Command, Event
 
@@ -31,6 +31,8 @@ class NoObserver:
     def on_progress(self, progress: Progress) -> None: ...
 
     def on_figures(self, rank: int, figures: ProcessFigures) -> None: ...
+
+    def on_growth_rejected(self, rejection: GrowthRejection) -> None: ...
 
 
 async def _unknown(leader: Member, generation: int, attempt: int) -> StoreAddress:

@@ -25,7 +25,7 @@ ENDLESS = 1_000_000
 
 
 def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
-    start: StartAgent, text: str, tmp_path: Path
+    start: StartAgent, text: Path, tmp_path: Path
 ) -> None:
     run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
     checkpoints = tmp_path / "checkpoints"
@@ -52,7 +52,7 @@ def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
     assert resumed.tokens == resumed.step * run.tokens_per_step
 
 
-def test_a_second_sigterm_does_not_wait_for_the_others(start: StartAgent, text: str) -> None:
+def test_a_second_sigterm_does_not_wait_for_the_others(start: StartAgent, text: Path) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run, grace_s=600)
     warm_up(agent)
@@ -66,7 +66,7 @@ def test_a_second_sigterm_does_not_wait_for_the_others(start: StartAgent, text: 
     assert agent.wait_for_exit(20) == ExitCode.INTERRUPTED
 
 
-def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: str) -> None:
+def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: Path) -> None:
     agent = start(make_run(text, steps=ENDLESS))
     agent.wait_for_status(lambda status: status.state is AgentState.STARTING)
 
@@ -76,7 +76,7 @@ def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: str) ->
     assert agent.report().failure is None
 
 
-def test_workers_that_cannot_save_in_time_are_killed(start: StartAgent, text: str) -> None:
+def test_workers_that_cannot_save_in_time_are_killed(start: StartAgent, text: Path) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run, grace_s=0.5)
     agent.wait_until_warm()
@@ -91,7 +91,7 @@ def test_workers_that_cannot_save_in_time_are_killed(start: StartAgent, text: st
     assert agent.report().progress is not None
 
 
-def test_the_death_of_an_agent_ends_its_workers(start: StartAgent, text: str) -> None:
+def test_the_death_of_an_agent_ends_its_workers(start: StartAgent, text: Path) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run)
     agent.wait_until_warm()
@@ -109,7 +109,7 @@ def wait_for_end(pidfd: int, *, timeout_s: float) -> bool:
     return bool(select.select([pidfd], [], [], timeout_s)[0])
 
 
-def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, text: str) -> None:
+def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, text: Path) -> None:
     run = make_run(text, steps=300)
     first, second, third = (start(run, index=index) for index in range(3))
     for agent in (first, second, third):
@@ -138,7 +138,7 @@ def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, t
 
 
 def test_a_released_agent_leaves_and_the_others_wait_for_a_new_group(
-    start: StartAgent, text: str
+    start: StartAgent, text: Path
 ) -> None:
     run = make_run(text, steps=ENDLESS)
     stays, leaves = start(run, index=0), start(run, index=1)
@@ -161,7 +161,7 @@ def test_a_released_agent_leaves_and_the_others_wait_for_a_new_group(
     stays.wait_for_step(before + 1)
 
 
-def test_a_group_whose_pod_dies_waits_for_the_next_one(start: StartAgent, text: str) -> None:
+def test_a_group_whose_pod_dies_waits_for_the_next_one(start: StartAgent, text: Path) -> None:
     run = make_run(text, steps=ENDLESS)
     survivor, victim = start(run, index=0), start(run, index=1)
     warm_up(survivor, victim)
@@ -182,7 +182,7 @@ def test_a_group_whose_pod_dies_waits_for_the_next_one(start: StartAgent, text: 
 def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
     start: StartAgent, tmp_path: Path
 ) -> None:
-    agent = start(make_run(str(tmp_path / "nothing/*.txt"), steps=10))
+    agent = start(make_run(tmp_path / "nothing/*.txt", steps=10))
 
     assert agent.wait_for_exit() == ExitCode.CONFIGURATION
     failure = agent.report().failure
@@ -192,7 +192,7 @@ def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
 
 
 def test_workers_that_cannot_be_started_end_the_agent_with_the_reason(
-    start: StartAgent, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: StartAgent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -208,7 +208,9 @@ def test_workers_that_cannot_be_started_end_the_agent_with_the_reason(
     assert "ImportError: no such library" in failure.message
 
 
-def test_an_agent_says_how_ready_it_is_and_obeys_only_the_key(start: StartAgent, text: str) -> None:
+def test_an_agent_says_how_ready_it_is_and_obeys_only_the_key(
+    start: StartAgent, text: Path
+) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run)
     agent.wait_for_status(lambda status: status.state is AgentState.STARTING)

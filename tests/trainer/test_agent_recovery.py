@@ -12,9 +12,11 @@ import pytest
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState
 from tests.trainer.agent_process import AgentProcess, form, make_run, start_agent, warm_up
+from tests.trainer.runs import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.trainer.agent_process import StartAgent
 
@@ -33,9 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     @cache
     def end(processes: int) -> tuple[int, str, Any]:
         directory = tmp_path_factory.mktemp("undisturbed")
-        text = directory / "text.txt"
-        text.write_text("".join(f"{n} bottles of beer on the wall, " for n in range(2000)))
-        run = make_run(str(text), steps=STEPS)
+        run = make_run(write_text(directory), steps=STEPS)
         agent = start_agent(directory / "agent", run, processes=processes)
         warm_up(agent)
         form(agent, generation=1, run=run)
@@ -56,7 +56,7 @@ def end_of(agent: AgentProcess) -> tuple[int, str, float]:
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["rank 0", "another rank"])
 def test_a_killed_worker_is_replaced_and_no_step_is_lost(
-    start: StartAgent, text: str, undisturbed: Undisturbed, victim: int
+    start: StartAgent, text: Path, undisturbed: Undisturbed, victim: int
 ) -> None:
     run = make_run(text, steps=STEPS)
     first, second = start(run, index=0), start(run, index=1)
@@ -81,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_no_step_is_lost(
 
 
 def test_a_killed_worker_takes_its_siblings_out_of_the_group_with_it(
-    start: StartAgent, text: str, undisturbed: Undisturbed
+    start: StartAgent, text: Path, undisturbed: Undisturbed
 ) -> None:
     run = make_run(text, steps=STEPS)
     agent = start(run, processes=3)
@@ -96,7 +96,7 @@ def test_a_killed_worker_takes_its_siblings_out_of_the_group_with_it(
 
 
 def test_a_worker_that_hangs_is_told_to_leave_when_a_peer_dies(
-    start: StartAgent, text: str, undisturbed: Undisturbed
+    start: StartAgent, text: Path, undisturbed: Undisturbed
 ) -> None:
     """A stopped process holds its connections: nobody hears from it, nobody loses it."""
     run = make_run(text, steps=STEPS)
@@ -115,7 +115,7 @@ def test_a_worker_that_hangs_is_told_to_leave_when_a_peer_dies(
 
 
 def test_the_death_of_the_zygote_disturbs_nobody_and_a_new_one_makes_the_next_worker(
-    start: StartAgent, text: str
+    start: StartAgent, text: Path
 ) -> None:
     run = make_run(text, steps=ENDLESS)
     agent = start(run, processes=2)
@@ -137,7 +137,7 @@ def test_the_death_of_the_zygote_disturbs_nobody_and_a_new_one_makes_the_next_wo
 
 
 def test_pods_that_leave_hand_over_and_end_and_no_step_is_lost(
-    start: StartAgent, text: str, undisturbed: Undisturbed
+    start: StartAgent, text: Path, undisturbed: Undisturbed
 ) -> None:
     run = make_run(text, steps=STEPS)
     stays, leaves, evicted = (start(run, index=index) for index in range(3))

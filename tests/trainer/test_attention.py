@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling_trainer.model.attention import causal_attention
+from tests.examples import examples
 
 
 def _reference(
@@ -25,7 +26,7 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     batch=st.integers(1, 3),
     kv_heads=st.integers(1, 3),
@@ -94,7 +95,7 @@ def test_a_token_cannot_see_those_after_it(tokens: int) -> None:
     assert not torch.equal(before[:, :, -1], after[:, :, -1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     kv_heads=st.integers(1, 2),
     groups=st.integers(1, 3),

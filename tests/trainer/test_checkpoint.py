@@ -26,6 +26,7 @@ from modelscaling_trainer.checkpoint.catalog import (
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.shard import Shard
 from modelscaling_trainer.state import Counters
+from tests.examples import examples
 from tests.trainer.checkpoints import (
     MESHES,
     SHAPE,
@@ -103,7 +104,7 @@ _shapes = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shape=_shapes, written_on=_meshes, read_on=_meshes)
 def test_any_shape_goes_from_any_mesh_to_any_other(
     shape: ModelShape, written_on: Mesh, read_on: Mesh

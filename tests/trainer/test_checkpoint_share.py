@@ -12,6 +12,7 @@ from modelscaling.layout import Piece, Region
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint.share import LEAST_BYTES, MOST_BLOCKS, share
+from tests.examples import examples
 from tests.trainer.checkpoints import MESHES, SHAPE, make_shape, pieces
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def test_every_element_is_written_exactly_once(mesh: Mesh, least_bytes: int) -> 
     assert all(bool((count == 1).all()) for count in writers.values())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     pipeline=st.integers(1, 3),
     copies=st.integers(1, 3),

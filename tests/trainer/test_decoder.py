@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelscaling_trainer.model.decoder import Decoder, cross_entropy_sum
+from tests.examples import examples
 from tests.trainer.decoders import make_decoder, make_shape
 from tests.trainer.families import FAMILIES, draw, make_transformers_model, their_name
 
@@ -32,7 +33,7 @@ SHAPES = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(shape=SHAPES)
 def test_the_parameter_count_is_the_shapes(shape: ModelShape) -> None:
     count = sum(p.numel() for p in Decoder(shape, compute_dtype=torch.float32).parameters())

@@ -17,7 +17,7 @@ from modelscaling.local_growth import LocalGrowth
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.checkpoint.catalog import find_newest
 from modelscaling_trainer.growth.offline import grow
-from tests.trainer.runs import make_run, write_text
+from tests.trainer.runs import make_run
 from tests.trainer.workers import Result, Worker, results, train_together
 
 if TYPE_CHECKING:
@@ -50,11 +50,6 @@ def _small(text: Path, **changes: Any) -> RunConfiguration:
 def _large(text: Path, **changes: Any) -> RunConfiguration:
     model = {f"model__{name}": value for name, value in LARGER.items()}
     return make_run(text, **{"training__total_steps": STEPS} | model | changes)
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    return write_text(tmp_path / "data")
 
 
 @pytest.fixture

@@ -53,6 +53,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def write_run(path: Path, run: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(run))
+    return path
+
+
 def start(file: Path, *options: str) -> subprocess.Popen[str]:
     """Start a run with its caches beside the file."""
     return subprocess.Popen(
@@ -135,6 +140,55 @@ def test_a_run_grows_at_the_tokens_of_its_schedule_also_where_it_is_taken_up_aga
     grown_at = [one["step"] for one in description["lineage"]]
     assert grown_at[0] >= 6
     assert grown_at[1] >= 60
+
+
+def test_a_run_goes_on_without_the_growth_that_raised_its_loss_also_where_it_is_taken_up_again(
+    file: Path, tmp_path: Path
+) -> None:
+    claim, run = yaml.safe_load_all(file.read_text())
+    run["spec"]["training"] |= {"tokens": 60 * 512, "learningRate": "3e-3"}
+    undisturbed = train(write_run(tmp_path / "undisturbed.yaml", run))
+    schedule = [{"tokens": 40 * 512, "layers": 2}]
+    run["spec"]["model"]["growth"] = {"mode": "Stack", "tolerance": "0", "schedule": schedule}
+    file.write_text(yaml.safe_dump_all([claim, run]))
+    options = ["--output", str(tmp_path / "output")]
+    first = train(file, *options, "--steps", "55", "--processes", "2")
+    second = train(file, *options)
+
+    assert first.code == second.code == 0, first.errors + second.errors
+    steps = [*first.objects[:-1], *second.objects[:-1]]
+    expected = undisturbed.objects[:-1]
+    assert [one["step"] for one in steps] == [*range(1, 61)]
+    assert [one["sample_digest"] for one in steps] == [one["sample_digest"] for one in expected]
+    losses = [one["loss"] for one in expected]
+    assert [one["loss"] for one in steps] == pytest.approx(losses, abs=1e-2)
+    assert first.errors.count("growing to ") == 2
+    assert second.errors.count("growing to ") == 1, "it is not tried again"
+    for ended in (first, second):
+        assert "was taken back: growth took the validation loss from " in ended.errors
+        last = ended.objects[-1]
+        assert last["parameters"] == undisturbed.objects[-1]["parameters"]
+        rejected = last["rejected_growth"]
+        assert rejected["parameters"] > last["parameters"]
+        assert rejected["loss_after"] > rejected["loss_before"]
+        assert rejected["allowed_rise"] == 0.0
+    assert first.objects[-1]["rejected_growth"] == second.objects[-1]["rejected_growth"]
+
+
+def test_growth_that_was_declared_by_hand_and_raised_the_loss_ends_the_run(
+    file: Path, tmp_path: Path
+) -> None:
+    changes = {"tokens": 60 * 512, "learningRate": "3e-3"}
+    options = [f"--set=spec.training.{field}={value}" for field, value in changes.items()]
+    options += ["--output", str(tmp_path / "output")]
+    first = train(file, *options, "--steps", "40")
+    growth = {"layers": "2", "growth.mode": "Stack", "growth.tolerance": "0"}
+    second = train(file, *options, *[f"--set=spec.model.{at}={to}" for at, to in growth.items()])
+
+    assert first.code == 0, first.errors
+    assert second.code == 1
+    assert second.objects == []
+    assert "error: the run failed: GrowthRejected: growth took the validation loss" in second.errors
 
 
 def test_a_run_that_learns_by_heart_warns_and_stops_early_at_its_best_checkpoint(

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from modelscaling.exit_code import ExitCode
-from modelscaling.local_run import LocalRun
+from modelscaling.local_run import LocalRun, LocalStage
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import Failure
 from modelscaling_trainer.local_report import LocalReport
+from modelscaling_trainer.rejected_growth import reject_growth
 from tests.shared.validations import OVERFITTING
-from tests.trainer.agent_builders import make_configuration, make_progress
+from tests.trainer.agent_builders import make_configuration, make_progress, make_rejection
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from modelscaling.configuration import RunConfiguration
 
 
 class Terminal(io.StringIO):
@@ -39,23 +42,38 @@ class Clock:
         return self.now
 
 
+def make_run(
+    *configurations: RunConfiguration,
+    output: Path | None = None,
+    stop_at_step: int | None = None,
+    is_json: bool = False,
+) -> LocalRun:
+    """A run that is configured one way after another."""
+    stages = configurations or (make_configuration(training__validateEverySteps=50),)
+    return LocalRun(
+        name="tiny",
+        stages=tuple(
+            LocalStage(tokens=number * 16_000, configuration=stage, mesh=Mesh(dataReplicate=2))
+            for number, stage in enumerate(stages)
+        ),
+        output=output,
+        stop_at_step=stop_at_step,
+        is_json=is_json,
+    )
+
+
 class Shown:
     """A report and what it has written."""
 
-    def __init__(self, *, is_terminal: bool = False, **run: Any) -> None:
-        fields = {
-            "name": "tiny",
-            "configuration": make_configuration(training__validateEverySteps=50),
-            "mesh": Mesh(dataReplicate=2),
-            "output": None,
-            "stop_at_step": None,
-            "is_json": False,
-        }
+    def __init__(
+        self, *configurations: RunConfiguration, is_terminal: bool = False, **run: Any
+    ) -> None:
+        self.run = make_run(*configurations, **run)
         self.output = io.StringIO()
         self.terminal = Terminal(is_terminal=is_terminal)
         self.clock = Clock()
         self.report = LocalReport(
-            LocalRun(**(fields | run)),
+            self.run,
             output=self.output,
             terminal=self.terminal,
             clock=self.clock,
@@ -176,10 +194,10 @@ def stop_early(directory: Path, **run: Any) -> Shown:
     for step in (20, 60):
         (directory / f"step-{step:08d}").mkdir()
     shown = Shown(
-        output=directory,
-        configuration=make_configuration(
+        make_configuration(
             training__earlyStopping={"patience": 4}, checkpoint={"volume": {"emptyDir": {}}}
         ),
+        output=directory,
         **run,
     )
     progress = make_progress(
@@ -240,3 +258,49 @@ def test_a_failed_run_says_why() -> None:
     )
 
     assert shown.lines == ["error: the run failed: NoData: no file matches"]
+
+
+def take_back(**run: Any) -> Shown:
+    """Show a run that grows by one layer, which is taken back."""
+    small, large = make_configuration(), make_configuration(model__layers=3)
+    shown = Shown(small, large, **run)
+    shown.report.growing(shown.run.after(16_000))
+    shown.report.growth_rejected(shown.run, reject_growth(large, make_rejection()))
+    return shown
+
+
+def test_growth_that_is_taken_back_is_told_at_once_and_at_the_end() -> None:
+    shown = take_back()
+    shown.report.done()
+
+    why = (
+        "growing to 140k parameters was taken back: growth took the validation loss from 2.5000 "
+        "to 3.0000 nats a token, and 0.0500 more is allowed (model.growth.tolerance)"
+    )
+    assert shown.lines[1:] == [
+        "growing to 140k parameters, mesh dp2",
+        f"{why}; going on with 98.6k parameters, mesh dp2",
+        "done at step 0; nothing was saved",
+        why,
+    ]
+
+
+def test_the_last_object_has_the_growth_that_was_taken_back() -> None:
+    shown = take_back(is_json=True)
+    shown.report.done()
+
+    assert shown.objects[-1]["rejected_growth"] == {
+        "parameters": 139_712,
+        "loss_before": 2.5,
+        "loss_after": 3.0,
+        "allowed_rise": 0.05,
+    }
+    assert shown.objects[-1]["parameters"] == 98_624
+
+
+def test_growth_after_one_that_was_taken_back_is_all_that_counts() -> None:
+    shown = take_back(is_json=True)
+    shown.report.growing(shown.run.after(16_000))
+    shown.report.done()
+
+    assert "rejected_growth" not in shown.objects[-1]

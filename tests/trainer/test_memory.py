@@ -3,6 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 # In a process of its own: the setting stays for the life of a process.
 _CHECK = """
 import resource

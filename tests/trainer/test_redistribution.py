@@ -15,6 +15,7 @@ from modelscaling.layout import Region, layout, weights
 from modelscaling.mesh import AXES, Mesh
 from modelscaling_trainer.redistribution import Transfer, move, transfers
 from modelscaling_trainer.shard import Shard
+from tests.examples import examples
 from tests.shared.workloads import make_shape, shapes
 from tests.trainer.ranks import on_every_rank
 
@@ -79,7 +80,7 @@ def changes(draw: st.DrawFn) -> Change:
     return Change(shape=shape, before=before, holders=holders, after=after)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(change=changes())
 def test_every_element_of_every_new_shard_is_filled_once_with_its_own_value(
     change: Change,
@@ -106,7 +107,7 @@ def test_every_element_of_every_new_shard_is_filled_once_with_its_own_value(
             assert torch.equal(_part(whole[name], pieces[name].region), tensor), name
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(change=changes())
 def test_a_rank_keeps_what_it_has(change: Change) -> None:
     held = change.held()

@@ -38,7 +38,7 @@ def make_group(generation: int = 1, attempt: int = 1) -> Group:
 
 
 def trained(step: int, *, generation: int = 1, attempt: int = 1, loss: float = 3.0) -> Trained:
-    return Trained(generation=generation, attempt=attempt, step=step, loss=loss, mesh="dp2")
+    return Trained(generation=generation, attempt=attempt, step=step, loss=loss)
 
 
 def origin(
@@ -46,7 +46,6 @@ def origin(
     step: int,
     *,
     furthest: int,
-    before: str | None,
     stopped: float | None,
     loss: float | None,
 ) -> Origin:
@@ -54,7 +53,6 @@ def origin(
         source=source,
         step=step,
         furthest_step=furthest,
-        mesh_before=before,
         stopped_time=stopped,
         loss_before=loss,
     )
@@ -69,63 +67,63 @@ def origin(
             CHECKPOINT,
             200,
             [(None, 0.0), (None, 0.0)],
-            origin(CHECKPOINT, 200, furthest=200, before=None, stopped=None, loss=None),
+            origin(CHECKPOINT, 200, furthest=200, stopped=None, loss=None),
             id="a run is started again from its checkpoint",
         ),
         pytest.param(
             MEMORY,
             7,
             [(trained(7), 0.25), (trained(7), 0.5), (None, 0.0)],
-            origin(MEMORY, 7, furthest=7, before="dp2", stopped=999.5, loss=3.0),
+            origin(MEMORY, 7, furthest=7, stopped=999.5, loss=3.0),
             id="a newcomer joins, and nothing is lost",
         ),
         pytest.param(
             MEMORY,
             6,
             [(trained(7, loss=2.0), 0.25), (trained(6), 0.5)],
-            origin(MEMORY, 6, furthest=7, before="dp2", stopped=999.5, loss=2.0),
+            origin(MEMORY, 6, furthest=7, stopped=999.5, loss=2.0),
             id="a step that only some have seen done is done again",
         ),
         pytest.param(
             SNAPSHOT,
             4,
             [(trained(7), 1.0), (None, 0.0)],
-            origin(SNAPSHOT, 4, furthest=7, before="dp2", stopped=999.0, loss=3.0),
+            origin(SNAPSHOT, 4, furthest=7, stopped=999.0, loss=3.0),
             id="steps since the snapshot are done again",
         ),
         pytest.param(
             CHECKPOINT,
             2,
             [(trained(7), 1.0), (None, 0.0)],
-            origin(CHECKPOINT, 2, furthest=7, before=None, stopped=999.0, loss=3.0),
+            origin(CHECKPOINT, 2, furthest=7, stopped=999.0, loss=3.0),
             id="steps since the checkpoint are done again",
         ),
         pytest.param(
             INITIAL,
             0,
             [(trained(7), 1.0)],
-            origin(INITIAL, 0, furthest=7, before=None, stopped=999.0, loss=3.0),
+            origin(INITIAL, 0, furthest=7, stopped=999.0, loss=3.0),
             id="everything is lost",
         ),
         pytest.param(
             CHECKPOINT,
             9,
             [(trained(7), 1.0), (None, 0.0)],
-            origin(CHECKPOINT, 9, furthest=9, before=None, stopped=999.0, loss=3.0),
+            origin(CHECKPOINT, 9, furthest=9, stopped=999.0, loss=3.0),
             id="a checkpoint is newer than what anybody has seen",
         ),
         pytest.param(
             MEMORY,
             12,
             [(trained(50), 600.0), (trained(12, generation=2), 1.0)],
-            origin(MEMORY, 12, furthest=12, before="dp2", stopped=999.0, loss=3.0),
+            origin(MEMORY, 12, furthest=12, stopped=999.0, loss=3.0),
             id="a pod that was cut off long ago does not count",
         ),
         pytest.param(
             MEMORY,
             9,
             [(trained(10, attempt=1), 60.0), (trained(9, attempt=2), 1.0)],
-            origin(MEMORY, 9, furthest=9, before="dp2", stopped=999.0, loss=3.0),
+            origin(MEMORY, 9, furthest=9, stopped=999.0, loss=3.0),
             id="what an earlier attempt lost is not lost twice",
         ),
     ],
@@ -178,7 +176,7 @@ def test_a_group_that_breaks_before_its_first_step_leaves_the_time_before_it() -
 
 
 def test_what_is_told_names_the_group_that_goes_on() -> None:
-    goes_on = origin(SNAPSHOT, 4, furthest=7, before="dp2", stopped=999.0, loss=3.0)
+    goes_on = origin(SNAPSHOT, 4, furthest=7, stopped=999.0, loss=3.0)
 
     assert goes_on.resumption(make_group(3, 2), resumed_time=1000.5, loss_after=2.5) == Resumption(
         generation=3,
@@ -186,7 +184,6 @@ def test_what_is_told_names_the_group_that_goes_on() -> None:
         source=SNAPSHOT,
         step=4,
         furthest_step=7,
-        mesh_before="dp2",
         stopped_time=999.0,
         resumed_time=1000.5,
         loss_before=3.0,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from modelscaling.mesh import Mesh
-from tests.trainer.runs import make_run, write_text
+from tests.trainer.runs import make_run
 from tests.trainer.workers import Result, Worker, results, train_together
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ pytestmark = pytest.mark.process
 
 AGREEMENT = 1e-5
 """How far losses of the same run on other process counts may lie apart, nats; float32, 3e-4."""
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    return write_text(tmp_path / "data")
 
 
 def _train(workers: list[Worker], *, generation: int = 1) -> list[Result]:

@@ -72,7 +72,6 @@ def test_a_lost_shard_comes_back_from_its_snapshot(
     resumption = after[0].progress[0].resumption
     assert resumption is not None
     assert resumption.source == "Snapshot"
-    assert resumption.mesh_before == str(mesh)
     assert resumption.furthest_step >= 8
     assert 0 < resumption.step <= resumption.furthest_step
     _log.info("%s: %d steps again", mesh, resumption.furthest_step - resumption.step)
@@ -102,6 +101,6 @@ def test_survivors_go_on_smaller_from_snapshots_and_lose_another(start_some: Sta
 
     resumption = after[0].progress[0].resumption
     assert resumption is not None
-    assert (resumption.source, resumption.mesh_before) == ("Snapshot", "fsdp3")
+    assert resumption.source == "Snapshot"
     assert undisturbed.losses[resumption.step :] == pytest.approx(after[0].losses, abs=AGREEMENT)
     assert undisturbed.digests[-1] == after[0].digests[-1]

@@ -26,10 +26,12 @@ from modelscaling_trainer.checkpoint.fence import newest_claim
 from modelscaling_trainer.errors import ConfigurationError
 from modelscaling_trainer.local_report import LocalReport
 from modelscaling_trainer.log import LEVEL_VARIABLE, configure_logging
+from modelscaling_trainer.rejected_growth import read_rejected, reject_growth, write_rejected
 
 if TYPE_CHECKING:
-    from modelscaling.protocol import Progress, StoreAddress
+    from modelscaling.protocol import GrowthRejection, Progress, StoreAddress
     from modelscaling_trainer.figures import ProcessFigures
+    from modelscaling_trainer.rejected_growth import RejectedGrowth
 
 _LOOPBACK_ADDRESS = "127.0.0.1"
 _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -44,10 +46,11 @@ def main() -> int:
     os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
     configure_logging()
     run = LocalRun.model_validate_json(sys.stdin.buffer.read())
-    if run.later and run.output:
-        run = run.after(_saved_tokens(run.output))
+    rejected = None
+    if len(run.stages) > 1 and run.output:
+        run, rejected = _taken_up(run, run.output)
     try:
-        return asyncio.run(LocalTraining(run).train())
+        return asyncio.run(LocalTraining(run, rejected).train())
     except BaseExceptionGroup as errors:
         if errors.subgroup(BrokenPipeError) is None:
             raise
@@ -59,10 +62,13 @@ def main() -> int:
 class LocalTraining:
     """One local run from its start to its end."""
 
-    def __init__(self, run: LocalRun) -> None:
+    def __init__(self, run: LocalRun, rejected: RejectedGrowth | None) -> None:
+        """Take the run, and the growth that it took back before it was taken up."""
         self._run = run
         self._interrupted_by: signal.Signals | None = None
         self._report = LocalReport(run, output=sys.stdout, terminal=sys.stderr)
+        if rejected is not None:
+            self._report.growth_rejected(run, rejected)
         self._agent = Agent(
             AgentSettings(
                 identity=Identity(run_uid=run.name, index=0, processes=run.mesh.size),
@@ -110,6 +116,22 @@ class LocalTraining:
     def on_figures(self, rank: int, figures: ProcessFigures) -> None:
         """Show nothing of one process' own numbers."""
 
+    def on_growth_rejected(self, rejection: GrowthRejection) -> None:
+        """Go on with the model before, which the processes have again; where the run never was
+        declared as that, it ends with the agent's reason.
+        """
+        kept = self._run.keeping(rejection.model)
+        if kept is None or self._agent.facts.is_failed:
+            return
+        rejected = reject_growth(self._run.configuration, rejection)
+        if self._run.output:
+            write_rejected(self._run.output, rejected)
+        if self._interrupted_by:
+            return
+        self._run = kept
+        self._report.growth_rejected(kept, rejected)
+        self._form(self._agent.facts.generation + 1)
+
     def _form(self, generation: int) -> None:
         """Have the only group of a local run, this machine, train what the run is now; the number
         is one that no group has had that saved where it does.
@@ -134,6 +156,17 @@ class LocalTraining:
         self._interrupted_by = number
         self._report.interrupting()
         self._agent.interrupt()
+
+
+def _taken_up(run: LocalRun, output: Path) -> tuple[LocalRun, RejectedGrowth | None]:
+    """Return the run as the newest checkpoint has it go on, and the growth that it does not try
+    again.
+    """
+    grown, rejected = run.after(_saved_tokens(output)), read_rejected(output)
+    if rejected is None or not rejected.is_of(grown.configuration):
+        return grown, None
+    kept = grown.keeping(rejected.rejection.model)
+    return (kept, rejected) if kept else (grown, None)
 
 
 def _saved_tokens(output: Path) -> int:

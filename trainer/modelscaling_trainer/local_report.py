@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from modelscaling.local_run import LocalRun
     from modelscaling.protocol import Failure, Progress
+    from modelscaling_trainer.rejected_growth import RejectedGrowth
 
 _LINE_EVERY_S = 5.0
 """Between two lines of progress where they are not on a terminal."""
@@ -44,6 +45,8 @@ class LocalReport:
         self._progress: Progress | None = None
         self._overfits_since: int | None = None
         """The step of the best validation, where the run overfits."""
+        self._rejected: RejectedGrowth | None = None
+        """The growth that was taken back, where no other has come since."""
         if not run.is_json:
             self._say(self._introduction())
 
@@ -63,9 +66,16 @@ class LocalReport:
     def growing(self, run: LocalRun) -> None:
         """Say what the run trains from the next step on."""
         self._run = run
+        self._rejected = None
         self._end_line()
-        parameters = format_quantity(run.configuration.model.parameters())
-        self._say(f"growing to {parameters} parameters, mesh {run.mesh}")
+        self._say(f"growing to {_describe_model(run)}")
+
+    def growth_rejected(self, run: LocalRun, rejected: RejectedGrowth) -> None:
+        """Say what growth was taken back, and what the run goes on with."""
+        self._run = run
+        self._rejected = rejected
+        self._end_line()
+        self._say(f"{self._why_rejected(rejected)}; going on with {_describe_model(run)}")
 
     def interrupting(self) -> None:
         """Say what the first interrupt does."""
@@ -100,6 +110,8 @@ class LocalReport:
         }
         if self._run.configuration.training.early_stopping:
             fields |= self._early_stopping_fields()
+        if self._rejected:
+            fields["rejected_growth"] = self._rejection_fields(self._rejected)
         if self._run.is_json:
             self._write(fields)
             return
@@ -110,6 +122,8 @@ class LocalReport:
         self._say(f"done at step {fields['step']}; {saved}")
         if self._progress and self._progress.is_stopped_early:
             self._say(self._why_early(self._progress))
+        if self._rejected:
+            self._say(self._why_rejected(self._rejected))
 
     def _warn_of_overfitting(self, progress: Progress) -> None:
         """Say it once for each best validation that was left behind."""
@@ -138,6 +152,17 @@ class LocalReport:
             f"improvement; the best is step {best.step} with a validation loss of "
             f"{best.loss:.4f}, {where}"
         )
+
+    def _rejection_fields(self, rejected: RejectedGrowth) -> dict[str, object]:
+        """Return what the last object says of the growth that was taken back."""
+        return {
+            "parameters": rejected.model.parameters(),
+            **rejected.rejection.model_dump(exclude={"model"}),
+        }
+
+    def _why_rejected(self, rejected: RejectedGrowth) -> str:
+        parameters = format_quantity(rejected.model.parameters())
+        return f"growing to {parameters} parameters was taken back: {rejected.rejection.message}"
 
     def _introduction(self) -> str:
         run = self._run
@@ -209,3 +234,7 @@ class LocalReport:
     def _end_line(self) -> None:
         if self._is_live and self._progress:
             self._terminal.write("\n")
+
+
+def _describe_model(run: LocalRun) -> str:
+    return f"{format_quantity(run.configuration.model.parameters())} parameters, mesh {run.mesh}"

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from modelscaling_trainer.group import Group
 
 
-_MEMORIES = {StateSource.MEMORY, StateSource.SNAPSHOT}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """The last training that a process took part in."""
@@ -29,7 +26,6 @@ class Trained:
     """Steps that it has seen done."""
     loss: float
     """Of the last of them, nats a token."""
-    mesh: str
 
 
 class History:
@@ -50,7 +46,6 @@ class History:
             attempt=group.attempt,
             step=step,
             loss=loss,
-            mesh=str(group.mesh),
         )
         self._stopped_at = self._clock()
 
@@ -72,7 +67,6 @@ class Origin:
     source: StateSource
     step: int
     furthest_step: int
-    mesh_before: str | None
     stopped_time: float | None
     loss_before: float | None
 
@@ -86,7 +80,6 @@ class Origin:
             source=self.source,
             step=self.step,
             furthest_step=self.furthest_step,
-            mesh_before=self.mesh_before,
             stopped_time=self.stopped_time,
             resumed_time=resumed_time,
             loss_before=self.loss_before,
@@ -123,7 +116,6 @@ def trace(
         source=source,
         step=step,
         furthest_step=max(furthest.step, step),
-        mesh_before=furthest.mesh if source in _MEMORIES else None,
         stopped_time=now - max(idle for _, idle in last),
         loss_before=furthest.loss,
     )
@@ -135,7 +127,6 @@ def _from_checkpoint(step: int) -> Origin:
         source=StateSource.CHECKPOINT,
         step=step,
         furthest_step=step,
-        mesh_before=None,
         stopped_time=None,
         loss_before=None,
     )

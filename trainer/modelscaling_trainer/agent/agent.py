@@ -37,6 +37,7 @@ from modelscaling_trainer.agent.worker_facts import WorkerFacts
 from modelscaling_trainer.agent.zygote_process import ZygoteEndedError
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
+    GrowthRejected,
     Join,
     Prepare,
     ProgressMade,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from modelscaling.mesh import Mesh
     from modelscaling.protocol import (
         GroupAssignment,
+        GrowthRejection,
         Member,
         Progress,
         StopRequest,
@@ -75,6 +77,12 @@ class Observer(Protocol):
 
     def on_figures(self, rank: int, figures: ProcessFigures) -> None:
         """Take one process' own numbers after a step."""
+        ...
+
+    def on_growth_rejected(self, rejection: GrowthRejection) -> None:
+        """Take why the newest group took the growth of its model back, from each of its workers
+        here until another group is assigned.
+        """
         ...
 
 
@@ -352,6 +360,8 @@ class Agent:
                 self._observer.on_figures(self._facts.placement.first_rank + local_rank, figures)
                 # Only now, as it would take the processor from a group that forms.
                 self._crew.prepare_for(self._facts.placement.assignment.mesh)
+            case GrowthRejected(rejection=rejection) if self._facts.growth_rejection is not None:
+                self._observer.on_growth_rejected(rejection)
             case WorkerFailed():
                 # It may take long to end: libraries' threads, its own clean-up.
                 self._crew.kill(local_rank)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric as Family
 
-    from modelscaling.protocol import Progress
+    from modelscaling.protocol import GrowthRejection, Progress
     from modelscaling_trainer.agent.metric import Metric
     from modelscaling_trainer.figures import ProcessFigures
 
@@ -81,6 +81,9 @@ class RunMetrics(Collector):
             # The figures repeat the last checkpoint's until the next one ends.
             self._checkpoint_seconds = figures.checkpoint_seconds
             self._checkpoint_durations.labels(*self._run).observe(figures.checkpoint_seconds)
+
+    def on_growth_rejected(self, rejection: GrowthRejection) -> None:
+        """Show nothing of it: it is in the run's status."""
 
     def collect(self) -> Iterator[Family]:
         """Yield the metrics that have a value."""
