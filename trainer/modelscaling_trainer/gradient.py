@@ -77,7 +77,7 @@ class Gradient:
         """
         self._copies = copies
         self._host = None
-        if all(bucket.flat.device.type == "cpu" for bucket in self._buckets):
+        if self._buckets and self._buckets[0].flat.device.type == "cpu":
             with communication("looking for copies on the same machine"):
                 self._host = open_exchange(copies)
 

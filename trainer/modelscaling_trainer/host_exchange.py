@@ -132,11 +132,10 @@ class HostExchange:
     def _sum(self, starts: Sequence[int], own: Tensor, output: Tensor) -> None:
         """Sum what ranks have there, in their order, into `output`, which may be `own`."""
         length = _CHUNK_BYTES // own.itemsize
-        pairs = zip(own.split(length), output.split(length), strict=True)
-        for index, (own_chunk, output_chunk) in enumerate(pairs):
-            self._sum_chunk(
-                [start + index * _CHUNK_BYTES for start in starts], own_chunk, output_chunk
-            )
+        for first in range(0, own.numel(), length):
+            chunk = slice(first, first + length)
+            offset = first * own.itemsize
+            self._sum_chunk([start + offset for start in starts], own[chunk], output[chunk])
 
     def _sum_chunk(self, starts: Sequence[int], own: Tensor, output: Tensor) -> None:
         total = self._chunk(0, starts, own, self._total)
@@ -228,9 +227,11 @@ def _read(process: int, start: int, into: Tensor) -> None:
 @cache
 def _reader() -> Callable[..., int] | None:
     """Return process_vm_readv(2), which Linux has."""
-    read: Any = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
-    if read is not None:
-        read.restype = ctypes.c_ssize_t
-        vector = (ctypes.POINTER(_Range), ctypes.c_ulong)
-        read.argtypes = (ctypes.c_int, *vector, *vector, ctypes.c_ulong)
+    found: Any = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
+    if found is None:
+        return None
+    found.restype = ctypes.c_ssize_t
+    ranges = (ctypes.POINTER(_Range), ctypes.c_ulong)
+    found.argtypes = (ctypes.c_int, *ranges, *ranges, ctypes.c_ulong)
+    read: Callable[..., int] = found
     return read
