@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from tests.trainer.ranks import everybody, on_every_rank
 from tests.trainer.workers import FORKSERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
 pytestmark = pytest.mark.process
@@ -94,13 +95,12 @@ def test_the_gathered_parts_of_a_sum_are_the_sum(dtype: torch.dtype, tmp_path: P
     assert results == [[True, True]] * 3
 
 
-def _summed_gradient(rank: int, hidden: int | None) -> tuple[bool, list[float]]:
-    if hidden is not None:
-        _hide(is_hidden=rank == hidden)
+def _summed_gradient(rank: int, apart: int | None) -> tuple[bool, list[float]]:
     weight = torch.nn.Parameter(torch.ones(4))
     gradient = Gradient({"weight": weight})
-    opened = open_exchange(everybody())
-    gradient.join(everybody())
+    with _kept_apart() if rank == apart else nullcontext():
+        opened = open_exchange(everybody())
+        gradient.join(everybody())
     gradient.clear()
     for is_last in (False, True):
         gradient.before_backward(is_last=is_last)
@@ -109,20 +109,27 @@ def _summed_gradient(rank: int, hidden: int | None) -> tuple[bool, list[float]]:
     return opened is not None, gradient_of(weight).tolist()
 
 
-def _hide(*, is_hidden: bool) -> None:
-    """Have this process be one that reads what the kernel lets it, and perhaps is not read."""
+@contextmanager
+def _kept_apart() -> Iterator[None]:
+    """Have this process not read others, where it is root's, or else not be read by others."""
+    prctl = ctypes.CDLL(None).prctl
     if os.getuid() == 0:
-        os.setresuid(NOBODY, NOBODY, NOBODY)  # root may read all
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, int(not is_hidden), 0, 0, 0)
+        os.setresuid(NOBODY, NOBODY, 0)
+        yield
+        os.setresuid(0, 0, 0)
+    else:
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        yield
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-@pytest.mark.parametrize("hidden", [None, 1], ids=["all can read", "one cannot be read"])
+@pytest.mark.parametrize("apart", [None, 1], ids=["all can read", "one is kept apart"])
 def test_the_gradient_is_summed_whether_or_not_memory_can_be_read(
-    hidden: int | None, tmp_path: Path
+    apart: int | None, tmp_path: Path
 ) -> None:
-    results = on_every_rank(_summed_gradient, 3, hidden, meeting=tmp_path / "meeting")
+    results = on_every_rank(_summed_gradient, 3, apart, meeting=tmp_path / "meeting")
 
-    assert results == [(hidden is None, [12.0] * 4)] * 3
+    assert results == [(apart is None, [12.0] * 4)] * 3
 
 
 def _files_after_joining(_: int) -> tuple[int, int]:
