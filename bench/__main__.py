@@ -79,6 +79,7 @@ def two_processes(precision: Precision, rounds: int) -> None:
     replicas = ours(S, precision, mesh=Mesh(dataReplicate=2))
     against_peers = [
         replicas,
+        ours(S, precision, mesh=Mesh(dataReplicate=2), is_compiled=True),
         ours(S, precision, mesh=Mesh(dataShard=2)),
         hugging_face(S, is_bfloat16=is_bfloat16, spread=Spread.REPLICATED),
         hugging_face(S, is_bfloat16=is_bfloat16, spread=Spread.SHARDED),

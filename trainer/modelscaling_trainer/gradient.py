@@ -6,6 +6,9 @@ overlaps the rest of the pass, as in DistributedDataParallel. That class is not 
 tied to one process group: here groups come and go under a model that stays, and nothing has to be
 rebuilt. It also divides by the number of ranks, where the sum is what is wanted: losses are
 already scaled by the tokens of the global batch, and a sum is the same on every mesh.
+
+Copies on one machine read each other's buffers after the pass instead (`host_exchange.py`): there
+is nothing to overlap with, as both would be done by the same processors.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 import torch.distributed as dist
 
+from modelscaling_trainer.host_exchange import open_exchange
 from modelscaling_trainer.process_group import communication
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.nn import Parameter
+
+    from modelscaling_trainer.host_exchange import HostExchange
 
     _Register = Callable[[Callable[[Tensor], None]], object]
 
@@ -48,6 +54,7 @@ class Gradient:
         backwards = list(self._parameters.values())[::-1]
         self._buckets = [_bucket(group) for group in _group(backwards, bucket_bytes)]
         self._copies: dist.ProcessGroup | None = None
+        self._host: HostExchange | None = None
         self._exchanging = False
         self._next = 0
         self._works: list[dist.Work] = []
@@ -63,8 +70,16 @@ class Gradient:
         return self._own_square
 
     def join(self, copies: dist.ProcessGroup) -> None:
-        """Sum over the processes that hold copies of the weights from now on."""
+        """Sum over the processes that hold copies of the weights from now on.
+
+        Raises:
+            GroupLostError: a peer is gone.
+        """
         self._copies = copies
+        self._host = None
+        if self._buckets and self._buckets[0].flat.device.type == "cpu":
+            with communication("looking for copies on the same machine"):
+                self._host = open_exchange(copies)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the gradient of each weight; writing into it changes it."""
@@ -95,9 +110,11 @@ class Gradient:
         Raises:
             GroupLostError: a peer is gone.
         """
-        self._exchanging = False
+        is_due, self._exchanging = self._exchanging, False
         works, self._works = self._works, []
         with communication("summing the gradient"):
+            if self._host is not None and is_due:
+                self._host.all_reduce([bucket.flat for bucket in self._buckets])
             for work in works:
                 work.wait()
 
@@ -123,7 +140,7 @@ class Gradient:
             flat = self._buckets[self._next].flat
             self._next += 1
             self._own_square += float(torch.linalg.vector_norm(flat)) ** 2
-            if self._copies.size() == 1:
+            if self._copies.size() == 1 or self._host is not None:
                 continue
             with communication("summing the gradient"):
                 work = dist.all_reduce(flat, group=self._copies, async_op=True)
