@@ -52,8 +52,10 @@ class RunIdentity:
     def selector(self) -> str:
         """The label selector of the run's pods without its spares, which are idle: an autoscaler
         takes the mean over all that it selects.
+
+        The API server reads it as a selector of sets, which knows no `!=`, for a scale's answer.
         """
-        return f"{NAME_LABEL}={self.name},{ROLE_LABEL}!={SPARE}"
+        return f"{NAME_LABEL}={self.name},{ROLE_LABEL} notin ({SPARE})"
 
     def labels(self) -> dict[str, str]:
         """Return the labels of everything that belongs to the run."""

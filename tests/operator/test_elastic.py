@@ -311,7 +311,7 @@ def _group_pods(world: World) -> tuple[str, ...]:
 def test_an_autoscaler_does_not_select_spares() -> None:
     world = trained_world(elastic={"spares": 1})
 
-    assert world.status.selector == "modelscaling.dev/name=tiny,modelscaling.dev/role!=spare"
+    assert world.status.selector == "modelscaling.dev/name=tiny,modelscaling.dev/role notin (spare)"
 
 
 async def test_a_label_is_written_to_the_very_pod_that_is_meant() -> None:
