@@ -113,13 +113,12 @@ def start(program: Program, *, home: Path, log: Path) -> Process:
             stderr=output,
             check=True,
         )
-    wait_until(
-        lambda: program.name in running(home),
+    return wait_until(
+        lambda: running(home).get(program.name),
         what=f"the start of {program.name}",
         timeout_s=_START_TIMEOUT_S,
         hint=lambda: log_tail(log, program.name),
     )
-    return running(home)[program.name]
 
 
 def await_ready(program: Program, *, home: Path, log: Path, timeout_s: float) -> None:

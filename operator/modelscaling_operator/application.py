@@ -18,6 +18,7 @@ from modelscaling_operator.kube import RUNS, Kube, KubeError, load_configuration
 from modelscaling_operator.lease import Lease
 from modelscaling_operator.loop import Surroundings
 from modelscaling_operator.metrics import Metrics
+from modelscaling_operator.resync import Resync
 
 if TYPE_CHECKING:
     from modelscaling_operator.settings import Settings
@@ -48,6 +49,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
             pull_policy=settings.image_pull_policy,
         )
     )
+    resync = Resync(kube, handlers.lost)
 
     async def start(settings: kopf.OperatorSettings, **_: object) -> None:
         Handlers.configure(settings)
@@ -56,8 +58,10 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
         if with_lease:
             await lease.acquire()
         await _await_crd(kube)
+        resync.start()
 
     async def end(**_: object) -> None:
+        await resync.stop()
         await lease.release()
         # kopf waits five seconds for tasks that it does not know, such as kept connections.
         await health.stop()

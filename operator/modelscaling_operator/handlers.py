@@ -16,6 +16,7 @@ from modelscaling.api.modelscaling import API_VERSION, GROUP, PLURAL
 from modelscaling_operator.identity import INDEX_LABEL, NAME_LABEL, RunIdentity
 from modelscaling_operator.loop import RunLoop
 from modelscaling_operator.observation import parse_pod
+from modelscaling_operator.resync import FINALIZER, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,17 @@ class Handlers:
         )
         daemon(self._look_after)
 
+    def lost(self) -> dict[str, Mapping[str, Any]]:
+        """Return the runs, by UID, that wait for an event that kopf will not get."""
+        return {
+            uid: body
+            for uid, body in self._bodies.items()
+            if is_lost(body, looked_after=self._is_looked_after(uid, body["metadata"]))
+        }
+
+    def _is_looked_after(self, uid: str, metadata: Mapping[str, Any]) -> bool:
+        return uid in self._loops.get((metadata["namespace"], metadata["name"]), {})
+
     @staticmethod
     def configure(settings: kopf.OperatorSettings) -> None:
         """Set kopf as the project needs it."""
@@ -68,7 +80,7 @@ class Handlers:
         settings.scanning.disabled = True
         settings.posting.enabled = False
         settings.posting.loggers = False
-        settings.persistence.finalizer = f"{GROUP}/operator"
+        settings.persistence.finalizer = FINALIZER
         settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(
             prefix=f"operator.{GROUP}"
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,15 @@ def test_a_program_that_ends_at_once_is_reported_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "_START_TIMEOUT_S", 0.2)
+    program = replace(make_sleeper(tmp_path, "x"), is_ready=lambda: False)
 
+    def start_and_wait() -> None:
+        processes.start(program, home=tmp_path, log=tmp_path / "log")
+        processes.await_ready(program, home=tmp_path, log=tmp_path / "log", timeout_s=20)
+
+    # Which of the two notices is chance: it may be seen before it ends.
     with pytest.raises(ClusterError, match="invalid time interval"):
-        processes.start(make_sleeper(tmp_path, "x"), home=tmp_path, log=tmp_path / "log")
+        start_and_wait()
 
 
 @pytest.mark.process

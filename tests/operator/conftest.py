@@ -1,4 +1,6 @@
-"""Fixtures of the operator's tests on a real cluster: the operator as a process of this machine."""
+"""Fixtures of the operator's tests: a fake API server, and, on a real cluster, the operator as a
+process of this machine.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
+from modelscaling_operator.kube import Kube
 from tests.live_run import LiveRun
+from tests.operator.fake_api import FakeApi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from demo.kubectl import Cluster
@@ -99,6 +104,21 @@ def _applying(cluster: Cluster, namespace: str) -> Iterator[Callable[..., LiveRu
     yield apply_run
     for run in runs:
         run.delete()
+
+
+@pytest_asyncio.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    """A fake API server."""
+    async for server in FakeApi().serve():
+        yield server
+
+
+@pytest_asyncio.fixture
+async def kube(api: FakeApi) -> AsyncIterator[Kube]:
+    """A connection to it."""
+    client = Kube(api.configuration)
+    yield client
+    await client.close()
 
 
 @pytest.fixture

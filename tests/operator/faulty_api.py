@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import ssl
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -30,23 +32,63 @@ _WATCH_S = 2.0
 """How long a watch goes well."""
 
 
-class FaultyApi:
-    """A proxy on the loopback, which draws what it does to each request from a seed."""
+Choose = Callable[[web.Request, bytes], str | None]
+"""Says which fault befalls a request, if any, from its head and its body."""
 
-    def __init__(self, kubeconfig: Path, *, seed: int) -> None:
-        self.counts: Counter[str] = Counter()
+
+class DrawnFaults:
+    """What happens to each request is drawn from a seed."""
+
+    def __init__(self, seed: int) -> None:
         self._random = Random(seed)
+
+    def __call__(self, request: web.Request, _body: bytes) -> str | None:
+        if self._random.random() > _FAULT_SHARE:
+            return None
+        kinds = sorted(FAULTS - {_WATCH_CUT})
+        if request.method == "GET":
+            kinds.remove("409")
+        return self._random.choice(kinds)
+
+
+class FinalizerConflicts:
+    """kopf may put its finalizer on at the second try, and take it off at the third: by then no
+    event of a run that is being deleted is left.
+    """
+
+    def __init__(self) -> None:
+        self._left = {"add": 1, "remove": 2}
+
+    def __call__(self, request: web.Request, body: bytes) -> str | None:
+        # Only kopf sends JSON patches.
+        if request.content_type != "application/json-patch+json":
+            return None
+        for operation in json.loads(body):
+            verb = operation["op"]
+            if self._left.get(verb):
+                self._left[verb] -= 1
+                return "409"
+        return None
+
+
+class FaultyApi:
+    """A proxy on the loopback, which does to requests what `choose` says."""
+
+    def __init__(self, kubeconfig: Path, choose: Choose) -> None:
+        self.counts: Counter[str] = Counter()
+        self._choose = choose
         self._server, self._ssl = _server_of(kubeconfig)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("watch"):
             return await self._watch(request)
-        fault = self._fault(request.method)
+        body = await request.read()
+        fault = self._choose(request, body)
         if fault is None:
-            return await self._forward(request)
+            return await self._forward(request, body)
         self.counts[fault] += 1
         if fault == _UNHEARD:
-            await self._forward(request)
+            await self._forward(request, body)
         if fault in {_DROPPED, _UNHEARD}:
             assert request.transport is not None
             request.transport.abort()
@@ -64,16 +106,8 @@ class FaultyApi:
             headers={"Retry-After": "1"} if fault == "429" else {},
         )
 
-    def _fault(self, method: str) -> str | None:
-        if self._random.random() > _FAULT_SHARE:
-            return None
-        kinds = sorted(FAULTS - {_WATCH_CUT})
-        if method == "GET":
-            kinds.remove("409")
-        return self._random.choice(kinds)
-
-    async def _forward(self, request: web.Request) -> web.Response:
-        async with self._send(request) as answer:
+    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+        async with self._send(request, body) as answer:
             kept = ("Content-Type", "Retry-After")
             return web.Response(
                 body=await answer.read(),
@@ -85,7 +119,7 @@ class FaultyApi:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         try:
-            async with self._send(request) as answer, asyncio.timeout(_WATCH_S):
+            async with self._send(request, b"") as answer, asyncio.timeout(_WATCH_S):
                 response.set_status(answer.status)
                 await response.prepare(request)
                 async for data in answer.content.iter_any():
@@ -96,13 +130,13 @@ class FaultyApi:
                 request.transport.abort()
         return response
 
-    def _send(self, request: web.Request) -> aiohttp.client._RequestContextManager:
+    def _send(self, request: web.Request, body: bytes) -> aiohttp.client._RequestContextManager:
         session: aiohttp.ClientSession = request.app[_SESSION]
         kept = ("Content-Type", "Accept")
         return session.request(
             request.method,
             f"{self._server}{request.rel_url}",
-            data=request.content if request.can_read_body else None,
+            data=body or None,
             headers={name: request.headers[name] for name in kept if name in request.headers},
             ssl=self._ssl,
         )
@@ -112,9 +146,11 @@ _SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 
 @contextmanager
-def faulty_api(kubeconfig: Path, directory: Path, *, seed: int) -> Iterator[tuple[FaultyApi, Path]]:
+def faulty_api(
+    kubeconfig: Path, directory: Path, choose: Choose
+) -> Iterator[tuple[FaultyApi, Path]]:
     """Yield the proxy, and the kubeconfig of who is to use it."""
-    api = FaultyApi(kubeconfig, seed=seed)
+    api = FaultyApi(kubeconfig, choose)
     started = threading.Event()
     ports: list[int] = []
     loop = asyncio.new_event_loop()

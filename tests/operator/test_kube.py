@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-import pytest_asyncio
 from aiohttp import web
 
 from modelscaling_operator import kube as kube_module
@@ -22,22 +19,6 @@ from modelscaling_operator.kube import (
     server_message,
 )
 from tests.operator.fake_api import FakeApi, status_answer
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest_asyncio.fixture
-async def api() -> AsyncIterator[FakeApi]:
-    async for server in FakeApi().serve():
-        yield server
-
-
-@pytest_asyncio.fixture
-async def kube(api: FakeApi) -> AsyncIterator[Kube]:
-    client = Kube(api.configuration)
-    yield client
-    await client.close()
 
 
 @pytest.mark.parametrize(

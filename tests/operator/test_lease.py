@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from modelscaling_operator.kube import Kube
 from modelscaling_operator.lease import Lease
 from modelscaling_operator.settings import parse_settings
 from tests.operator.fake_api import FakeApi, status_answer
@@ -14,21 +13,9 @@ from tests.operator.fake_api import FakeApi, status_answer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from modelscaling_operator.kube import Kube
+
 _PATH = "/apis/coordination.k8s.io/v1/namespaces/system/leases/modelscaling"
-
-
-@pytest_asyncio.fixture
-async def api() -> AsyncIterator[FakeApi]:
-    server = FakeApi()
-    async for running in server.serve():
-        yield running
-
-
-@pytest_asyncio.fixture
-async def kube(api: FakeApi) -> AsyncIterator[Kube]:
-    client = Kube(api.configuration)
-    yield client
-    await client.close()
 
 
 @pytest.fixture
