@@ -124,7 +124,10 @@ class Reason(_Documented):
     PODS_CHANGED = ("PodsChanged", "A pod was replaced by another one.")
     SETTINGS_CHANGED = ("SettingsChanged", "The training settings changed.")
     MODEL_GROWN = ("ModelGrown", "The model was declared larger, and has grown.")
-    TEMPLATE_CHANGED = ("TemplateChanged", "The pod template changed, so every pod is replaced.")
+    TEMPLATE_CHANGED = (
+        "TemplateChanged",
+        "The pod template changed: pods of the new one replace every pod.",
+    )
     GROUP_BROKE = ("GroupBroke", "A member of the group failed or was lost.")
     WORKER_REPLACED = (
         "WorkerReplaced",

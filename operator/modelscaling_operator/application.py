@@ -49,7 +49,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> Non
             pull_policy=settings.image_pull_policy,
         )
     )
-    resync = Resync(kube, handlers.lost)
+    resync = Resync(kube, handlers.lost, handlers.forget)
 
     async def start(settings: kopf.OperatorSettings, **_: object) -> None:
         Handlers.configure(settings)

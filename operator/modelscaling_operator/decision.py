@@ -29,7 +29,6 @@ from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.placement import (
     leaving_pods,
     missing_pods,
-    outdated_pods,
     relabelled_pods,
     spent_pods,
 )
@@ -37,6 +36,7 @@ from modelscaling_operator.pod import template_image
 from modelscaling_operator.presence import Presence, presences
 from modelscaling_operator.rescaling import is_as_wished, say_rescaling
 from modelscaling_operator.roles import Roles, assign_roles
+from modelscaling_operator.rollover import old_pods_stay, outdated_members
 from modelscaling_operator.running import describe_running, group_trains
 from modelscaling_operator.source_run import await_source, refuse_source
 from modelscaling_operator.stall import say_stalled
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelscaling_operator.action import Action
-    from modelscaling_operator.observation import Observation, Pod
+    from modelscaling_operator.observation import Observation
     from modelscaling_operator.wish import Wish
 
 
@@ -95,9 +95,10 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
     if isinstance(ready, Decision):
         return ready
     draft = ready
-    outdated = outdated_pods(wish, seen)
-    if outdated:
-        return _replace_template(draft, outdated)
+    if outdated_members(wish, seen):
+        since = _rescaling_since(draft)
+        if not old_pods_stay(wish, seen, since, now):
+            return _replace_template(draft, wish)
     return _train(draft, wish, policy)
 
 
@@ -158,16 +159,16 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
     return draft.finish(actions, requeue_s=1)
 
 
-def _replace_template(draft: Draft, outdated: tuple[Pod, ...]) -> Decision:
+def _replace_template(draft: Draft, wish: Wish) -> Decision:
     """Save and end every pod of another template; those of the new one follow."""
     group = draft.status.group
-    if group is not None:
-        broken = group.model_copy(update={"broken": Reason.TEMPLATE_CHANGED.value})
-        draft = draft.update(group=broken)
+    assert group is not None
+    broken = group.model_copy(update={"broken": Reason.TEMPLATE_CHANGED.value})
+    draft = draft.update(group=broken)
     draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence)
     actions = wind_down(
         draft.seen,
-        outdated,
+        [pod for pod in draft.seen.own if pod.revision != wish.revision],
         mode=StopMode.SUSPEND,
         keep_ended=False,
         since=draft.conditions.since(ConditionType.RUNNING),
@@ -179,7 +180,7 @@ def _replace_template(draft: Draft, outdated: tuple[Pod, ...]) -> Decision:
 def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
     """Have the wished pods, and the group of them."""
     seen, now = draft.seen, draft.now
-    image = template_image(wish.spec) or _present_image(seen) or policy.trainer_image
+    image = template_image(wish.spec) or _present_image(wish, seen) or policy.trainer_image
     if draft.status.start_time is None:
         draft = draft.update(start_time=now.replace(microsecond=0))
     seen = replace(seen, status=draft.status)
@@ -218,13 +219,19 @@ def _waiting_since(draft: Draft, present: Mapping[str, Presence]) -> datetime:
     group = draft.status.group
     told = group.pods if group else ()
     if told and all(present.get(uid) is Presence.ABLE for uid in told):
-        is_known = conditions.holds(ConditionType.RESCALING)
-        return conditions.since(ConditionType.RESCALING) if is_known else draft.now
+        return _rescaling_since(draft)
     return max(
         draft.status.start_time or draft.now,
         conditions.since(ConditionType.SUSPENDED),
         _stopped_time(draft),
     )
+
+
+def _rescaling_since(draft: Draft) -> datetime:
+    """Return since when another group is wished than the one that trains; now if none is."""
+    if draft.conditions.holds(ConditionType.RESCALING):
+        return draft.conditions.since(ConditionType.RESCALING)
+    return draft.now
 
 
 def _stopped_time(draft: Draft) -> datetime:
@@ -234,11 +241,12 @@ def _stopped_time(draft: Draft) -> datetime:
     return draft.conditions.since(ConditionType.RUNNING)
 
 
-def _present_image(seen: Observation) -> str:
-    """Return the image of the run's present pods: those of a group must be alike, whatever the
-    operator's own default is by now.
+def _present_image(wish: Wish, seen: Observation) -> str:
+    """Return the image of the present pods of the same template: those of a group must be alike,
+    whatever the operator's own default is by now.
     """
-    return next((pod.image for pod in seen.own if pod.deletion_deadline is None), "")
+    alike = (pod for pod in seen.own if pod.revision == wish.revision)
+    return next((pod.image for pod in alike if pod.deletion_deadline is None), "")
 
 
 def _say_running(draft: Draft, wish: Wish, seen: Observation, roles: Roles) -> Draft:

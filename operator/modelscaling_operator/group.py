@@ -25,6 +25,7 @@ from modelscaling_operator.failure import broken_group, retry_time
 from modelscaling_operator.growing import describe_model
 from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.membership import assignment, in_rank_order, present_assignment
+from modelscaling_operator.rollover import outdated_members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -195,7 +196,7 @@ def _new_group(question: Question, pods: tuple[Pod, ...], leaving: tuple[Pod, ..
         processes=told.mesh.size,
         mesh=str(told.mesh),
         model=describe_model(wish.configuration),
-        cause=_cause(wish, before, told, pods),
+        cause=_cause(question, told, pods),
         decided_time=question.now,
         **_measured_against(question),
     )
@@ -203,8 +204,9 @@ def _new_group(question: Question, pods: tuple[Pod, ...], leaving: tuple[Pod, ..
 
 
 def _cause(  # noqa: PLR0911 - an ordered list of guards
-    wish: Wish, before: GroupStatus | None, told: GroupAssignment, pods: tuple[Pod, ...]
+    question: Question, told: GroupAssignment, pods: tuple[Pod, ...]
 ) -> str:
+    wish, before = question.wish, question.group
     if before is None or not (before.trained or before.stopped_mesh):
         return Reason.STARTED
     if before.broken in {*LOSSES, Reason.GROWTH_REJECTED}:
@@ -216,6 +218,8 @@ def _cause(  # noqa: PLR0911 - an ordered list of guards
         return before.broken
     if before.model and before.model != describe_model(wish.configuration):
         return Reason.MODEL_GROWN
+    if outdated_members(wish, question.seen):
+        return Reason.TEMPLATE_CHANGED
     if before.replicas != wish.spec.replicas:
         return Reason.REPLICAS_CHANGED
     if set(before.pods) != {pod.uid for pod in pods}:

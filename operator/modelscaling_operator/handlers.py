@@ -70,6 +70,10 @@ class Handlers:
             if is_lost(body, looked_after=self._is_looked_after(uid, body["metadata"]))
         }
 
+    def forget(self, uid: str) -> None:
+        """Drop what is known of a run that does not exist any more."""
+        self._bodies.pop(uid, None)
+
     def _is_looked_after(self, uid: str, metadata: Mapping[str, Any]) -> bool:
         return uid in self._loops.get((metadata["namespace"], metadata["name"]), {})
 
@@ -115,7 +119,7 @@ class Handlers:
         body = event["object"]
         metadata = body["metadata"]
         if event["type"] == "DELETED":
-            self._bodies.pop(metadata["uid"], None)
+            self.forget(metadata["uid"])
         else:
             self._bodies[metadata["uid"]] = body
         self._around.vitals.saw(metadata["uid"], int(metadata["resourceVersion"]))

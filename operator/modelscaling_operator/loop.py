@@ -177,7 +177,9 @@ class RunLoop:
         assert self._status is not None
         before = self._status
         declared = self._resolve(body, before)
-        seen = note_rejection(await self._observe(body, declared, before))
+        # What is waited for belongs to the spec that is gone by.
+        gone_by = accepted_or_before(declared, self._run, before)
+        seen = note_rejection(await self._observe(body, gone_by, before))
         wish = accepted_or_before(declared, self._run, seen.status)
         now = self._around.now()
         decision = decide(wish, seen, now, self._around.policy)

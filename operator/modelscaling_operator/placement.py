@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation, Pod
     from modelscaling_operator.roles import Roles
-    from modelscaling_operator.wish import Wish
 
 
 def missing_pods(
@@ -94,11 +93,6 @@ def relabelled_pods(roles: Roles) -> Iterator[LabelPod]:
     for pod in roles.wished:
         if pod.is_spare:
             yield LabelPod(pod=pod, is_spare=False)
-
-
-def outdated_pods(wish: Wish, seen: Observation) -> tuple[Pod, ...]:
-    """Return the pods that were made from another template."""
-    return tuple(pod for pod in seen.own if pod.revision != wish.revision)
 
 
 def _is_spent(pod: Pod, seen: Observation, now: datetime) -> bool:

@@ -82,11 +82,19 @@ def pod_revision(spec: ModelScalingSpec) -> str:
 
     The operator's own part is left out, so that an upgrade of the operator replaces no pod.
     """
-    content = {
-        "template": spec.template,
+    own = {
         "processes": spec.processes_per_replica,
         "volume": spec.checkpoint.volume if spec.checkpoint else None,
     }
+    return f"{_digest(own)}-{_digest(spec.template)}"
+
+
+def differ_in_template_alone(revision: str, other: str) -> bool:
+    """Whether pods of two revisions have as many processes, and save to the same place."""
+    return revision.partition("-")[0] == other.partition("-")[0]
+
+
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling_operator.group import LOSSES
 from modelscaling_operator.membership import present_assignment
+from modelscaling_operator.rollover import outdated_members
 from modelscaling_operator.running import goes_on, group_trains, waits_for
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def say_rescaling(
     if not group_trains(seen, now) and not goes_on(group):
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
     waiting = waits_for(wish, seen, roles, now)
-    change = f"The group changes from {group.mesh} to {wish.plan.mesh}"
+    change = (
+        "Pods of the edited template are to replace those that train"
+        if outdated_members(wish, seen)
+        else f"The group changes from {group.mesh} to {wish.plan.mesh}"
+    )
     return draft.condition(
         ConditionType.RESCALING,
         holds=True,
@@ -49,6 +54,8 @@ def is_as_wished(wish: Wish, seen: Observation) -> bool:
     """Whether the present group is the one that is wished, of pods that stay."""
     group = seen.status.group
     if group is None or group.broken or group.members != wish.spec.replicas:
+        return False
+    if outdated_members(wish, seen):
         return False
     return present_assignment(wish, seen) is not None
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.api.modelscaling import API_VERSION, GROUP, KIND
-from modelscaling_operator.kube import RUNS, KubeError, NotFoundError
+from modelscaling_operator.kube import RUNS, ConflictError, KubeError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,8 +61,10 @@ class Lost:
         return due
 
 
-async def touch(kube: Kube, body: Mapping[str, Any], now: datetime) -> None:
-    """Change a run in a way that only makes an event; a refusal is told, and no error."""
+async def touch(kube: Kube, body: Mapping[str, Any], now: datetime) -> bool:
+    """Change a run in a way that only makes an event; return False if there is no such run any
+    more. A refusal is told, and no error.
+    """
     metadata = body["metadata"]
     run = f"{metadata['namespace']}/{metadata['name']}"
     _logger.warning("kopf lost an event of the run; it is touched", extra={"run": run})
@@ -76,25 +78,42 @@ async def touch(kube: Kube, body: Mapping[str, Any], now: datetime) -> None:
     }
     try:
         await kube.apply(RUNS, touched)
-    except NotFoundError:
-        return
+    except (ConflictError, NotFoundError) as error:
+        # What does not exist is also told as a conflict, of UIDs.
+        _logger.warning("the run is not touched", extra={"run": run, "error": str(error)})
+        return await _exists(kube, metadata)
     except KubeError as error:
         _logger.warning("the run is not touched", extra={"run": run, "error": str(error)})
+    return True
+
+
+async def _exists(kube: Kube, metadata: Mapping[str, Any]) -> bool:
+    try:
+        found = await kube.get(RUNS, metadata["namespace"], metadata["name"])
+    except NotFoundError:
+        return False
+    except KubeError:
+        return True
+    return bool(found["metadata"]["uid"] == metadata["uid"])
 
 
 class Resync:
-    """Touches, until it is stopped, the runs that are due of those that `lost` returns by UID."""
+    """Touches, until it is stopped, the runs that are due of those that `lost` returns by UID.
+    `forget` is called with the UID of one that turns out to be gone, which kopf may never tell.
+    """
 
     def __init__(
         self,
         kube: Kube,
         lost: Callable[[], Mapping[str, Mapping[str, Any]]],
+        forget: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._kube = kube
         self._lost = lost
+        self._forget = forget
         self._register = Lost(clock)
         self._now = now
         self._task: asyncio.Task[None] | None = None
@@ -114,9 +133,15 @@ class Resync:
         """Touch what is due now."""
         bodies = self._lost()
         due = sorted(self._register.note(set(bodies)))
-        await asyncio.gather(*(touch(self._kube, bodies[uid], self._now()) for uid in due))
+        exist = await asyncio.gather(*(touch(self._kube, bodies[uid], self._now()) for uid in due))
+        for uid, does_exist in zip(due, exist, strict=True):
+            if not does_exist:
+                self._forget(uid)
 
     async def _look_for_ever(self) -> None:
         while True:
             await asyncio.sleep(PERIOD_S)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                _logger.exception("lost runs are looked for again")

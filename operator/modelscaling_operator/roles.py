@@ -60,17 +60,20 @@ def assign_roles(
         return (pod.uid not in group, not is_able, not pod.live, pod.index)
 
     awaited = {Presence.ABLE, Presence.STARTING}
-    pods = sorted(
-        (pod for pod in seen.own if present[pod.uid] in awaited and pod.revision == wish.revision),
-        key=order,
-    )
+    counted = [pod for pod in seen.own if present[pod.uid] in awaited]
+    pods = sorted((pod for pod in counted if pod.revision == wish.revision), key=order)
     replicas, spares = wish.spec.replicas, wish.spec.elastic.spares
-    held = sum(_holds_place(pod, seen, present, now) for pod in seen.own)
+    held = sum(
+        _holds_place(pod, seen, present, now) for pod in seen.own if pod.revision == wish.revision
+    )
     missing = max(0, replicas + spares - len(pods) - held)
     return Roles(
         wished=tuple(pods[:replicas]),
         spares=tuple(pods[replicas : replicas + spares]),
-        surplus=tuple(pods[replicas + spares :]),
+        surplus=(
+            *pods[replicas + spares :],
+            *(pod for pod in counted if pod.revision != wish.revision),
+        ),
         able=tuple(pod for pod in pods if present[pod.uid] is Presence.ABLE),
         create=_lowest_free(seen, missing),
     )

@@ -277,27 +277,6 @@ def test_a_paused_run_has_a_plan_without_memory() -> None:
     assert plan.estimated_memory_bytes is None
 
 
-def test_an_edited_template_replaces_every_pod_after_they_have_saved() -> None:
-    world = trained_world()
-    world.edit(
-        replicas=2,
-        checkpoint=CHECKPOINT,
-        template={"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}},
-    )
-    world.tick()
-
-    assert [action.mode for action in world.actions if isinstance(action, Stop)] == [
-        StopMode.SUSPEND
-    ] * 2
-
-    for _ in range(12):
-        world.tick()
-
-    assert state(world) is RunState.RUNNING
-    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
-    assert world.status.restarts.count == 0
-
-
 def test_pods_of_a_run_keep_their_image_over_an_upgrade_of_the_operator() -> None:
     world = trained_world()
     world.pods = {name: replace(pod, image="trainer:0") for name, pod in world.pods.items()}

@@ -15,7 +15,7 @@ from modelscaling_operator.loop import RunLoop, Surroundings
 from modelscaling_operator.metrics import Metrics
 from tests.live_run import condition_of
 from tests.operator.fake_api import FakeApi, status_answer
-from tests.operator.runs import make_world, state
+from tests.operator.runs import CHECKPOINT, make_world, state
 from tests.operator.world import BEGIN, POLICY, RUN
 from tests.operator.world_loop import WorldLoop
 from tests.shared.spec import make_spec
@@ -125,6 +125,22 @@ async def test_an_object_that_changed_in_between_is_looked_at_anew(bench: Bench)
         await bench.loop.look()
 
     assert bench.writes == [f"PATCH {_RUN_PATH}/status"]
+
+
+async def test_an_invalid_edit_of_a_run_that_waits_for_another_is_told(bench: Bench) -> None:
+    waiting = {"model__initFrom": {"modelScaling": {"name": "small"}}, "checkpoint": CHECKPOINT}
+    bench.set_run(make_spec(replicas=2, **waiting))
+    await bench.loop.look()
+    before = bench.condition("Running")["message"]
+    # A batch of 8 samples is not divided by 3.
+    bench.api.objects[_RUN_PATH]["spec"] = make_spec(replicas=3, **waiting)
+    bench.api.objects[_RUN_PATH]["metadata"]["generation"] = 2
+
+    await bench.loop.look()
+
+    assert "There is no ModelScaling small" in before
+    assert bench.condition("Accepted")["status"] == "False"
+    assert bench.condition("Running")["message"] == before
 
 
 async def test_the_key_of_a_run_is_made_once(bench: Bench) -> None:

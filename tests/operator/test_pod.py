@@ -13,8 +13,14 @@ from modelscaling_operator.dependencies import (
     service_manifest,
 )
 from modelscaling_operator.merge import TemplateError
-from modelscaling_operator.pod import pod_manifest, pod_revision, template_image
+from modelscaling_operator.pod import (
+    differ_in_template_alone,
+    pod_manifest,
+    pod_revision,
+    template_image,
+)
 from modelscaling_operator.wish import Rejection, Wish, resolve_wish
+from tests.operator.runs import CHECKPOINT
 from tests.operator.world import RUN
 from tests.shared.spec import make_spec
 
@@ -140,6 +146,17 @@ def test_pods_are_replaced_for_what_the_spec_says_about_them_alone() -> None:
     assert pod_revision(parse_spec(make_spec(training__seed=1))) == base
     assert pod_revision(parse_spec(make_spec(processesPerReplica=2))) != base
     assert pod_revision(parse_spec(make_spec(template={"spec": {}}))) != base
+
+
+def test_another_template_is_told_from_other_processes_and_another_volume() -> None:
+    def is_alike(**changes: Any) -> bool:
+        return differ_in_template_alone(pod_revision(parse_spec(make_spec(**changes))), base)
+
+    base = pod_revision(parse_spec(make_spec()))
+
+    assert is_alike(template={"spec": {"nodeSelector": {"gpu": "yes"}}})
+    assert not is_alike(processesPerReplica=2)
+    assert not is_alike(checkpoint=CHECKPOINT)
 
 
 def test_a_pod_prefers_other_nodes_than_those_that_were_just_lost() -> None:

@@ -93,7 +93,9 @@ def test_a_run_that_was_found_again_begins_anew() -> None:
 
 async def test_what_is_due_is_touched_and_a_refusal_is_no_error(api: FakeApi, kube: Kube) -> None:
     clock = Clock()
-    resync = Resync(kube, lambda: {"u1": run()}, clock=clock, now=lambda: NOW)
+    gone: list[str] = []
+    api.objects[PATH] = {"metadata": {"uid": "u1"}}
+    resync = Resync(kube, lambda: {"u1": run()}, gone.append, clock=clock, now=lambda: NOW)
 
     await resync.look()
     asked_at_once = list(api.requests)
@@ -104,10 +106,30 @@ async def test_what_is_due_is_touched_and_a_refusal_is_no_error(api: FakeApi, ku
     await resync.look()
 
     assert asked_at_once == []
-    assert [(verb, path) for verb, path, _ in api.requests] == [("PATCH", PATH)] * 2
+    assert gone == []
+    assert [(verb, path) for verb, path, _ in api.requests if verb != "GET"] == [
+        ("PATCH", PATH)
+    ] * 2
     assert api.bodies[-1]["metadata"] == {
         "namespace": "lab",
         "name": "tiny",
         "uid": "u1",
         "annotations": {TOUCHED_ANNOTATION: "2026-05-01T00:00:00+00:00"},
     }
+
+
+@pytest.mark.parametrize("left", [None, {"metadata": {"uid": "u2"}}])
+async def test_what_is_gone_is_forgotten(
+    api: FakeApi, kube: Kube, left: dict[str, Any] | None
+) -> None:
+    clock, gone = Clock(), list[str]()
+    if left:
+        api.objects[PATH] = left
+    resync = Resync(kube, lambda: {"u1": run()}, gone.append, clock=clock, now=lambda: NOW)
+
+    await resync.look()
+    clock.now += FIRST_PAUSE_S
+    api.answers = [status_answer(409, "uid mismatch")]
+    await resync.look()
+
+    assert gone == ["u1"]

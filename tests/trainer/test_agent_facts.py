@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -171,6 +172,13 @@ def test_a_new_group_begins_with_its_first_attempt() -> None:
 
     assert (facts.attempt, facts.awaited_attempt, facts.failure) == (0, 1, None)
     assert carry_out(facts).workers[0].attempt == 1
+
+
+def test_a_new_assignment_forgets_which_indexes_were_lost_or_unreachable() -> None:
+    facts = replace(training(), lost=frozenset({1}), unreachable=frozenset({2}))
+    facts = facts.obeying(make_placement(1, 1, generation=2), deadline=DEADLINE)
+
+    assert (facts.lost, facts.unreachable) == (frozenset(), frozenset())
 
 
 def test_the_loss_of_an_older_group_says_nothing_of_the_new_one() -> None:

@@ -16,10 +16,11 @@ from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
     GroupLost,
+    GrowthRejected,
     Join,
     PhaseBegan,
 )
-from tests.trainer.agent_builders import make_configuration, make_figures
+from tests.trainer.agent_builders import make_configuration, make_figures, make_rejection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -171,6 +172,13 @@ def test_a_worker_that_waits_for_a_group_is_not_judged() -> None:
     life = Life().train([0.1] * 3).hear(GroupLost(generation=2, attempt=1, message="…"))
 
     assert life.after(10_000).judge() == Lateness(late=(), hung=(), wake_at=None)
+
+
+def test_a_worker_that_took_its_growth_back_waits_for_a_group() -> None:
+    life = Life().hear(_phase("Training"))
+    life.hear(GrowthRejected(generation=2, attempt=1, rejection=make_rejection()))
+
+    assert life.live(3600).pace.group is None
 
 
 def test_what_a_worker_says_of_an_older_group_shows_only_that_it_lives() -> None:

@@ -2,16 +2,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
+from typing import TYPE_CHECKING
 
 from modelscaling.protocol import Member
 from modelscaling_trainer.agent.probes import Probes, has_answered
 from tests.trainer.agent_builders import make_assignment
 from tests.trainer.steered_agent import SteeredAgent
 
+if TYPE_CHECKING:
+    import pytest
+
 
 def _at(port: int) -> Member:
     return Member(index=1, address="127.0.0.1", port=port, processes=1)
+
+
+async def test_an_own_want_of_files_says_nothing_about_a_pod(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "open_connection", connect)
+
+    assert await has_answered(_at(1))
 
 
 async def test_a_pod_that_listens_or_refuses_answers() -> None:
@@ -47,6 +63,8 @@ class Cut:
     async def ask(self, pod: Member) -> bool:
         self.asked.append(pod.index)
         self.was_asked.set()
+        await asyncio.sleep(0)  # others have their turn while an answer is awaited
+        await asyncio.sleep(0)
         return pod.index not in self.indexes
 
 
@@ -73,6 +91,27 @@ async def test_an_agent_says_who_was_unreachable_for_long_and_who_is_reached_aga
 
     assert (at_first, later, agent.status().unreachable) == ((), (2,), ())
     assert agent.version > version
+
+
+async def test_what_was_asked_of_another_groups_pods_is_not_told_of_this_ones() -> None:
+    agent, cut = _agent(), Cut(2)
+    others = agent.facts.placement.pods[1:] if agent.facts.placement else ()
+    probes = Probes(agent, index=0, ask=cut.ask, now=lambda: cut.now)
+    await probes.look(others, ping_s=0.5)
+    cut.now += 8
+    await probes.look(others, ping_s=0.5)
+    before = agent.status().unreachable
+    cut.was_asked.clear()
+
+    async def assign_meanwhile() -> None:
+        await cut.was_asked.wait()
+        agent.assign(make_assignment(1, 1, 1, generation=2))
+
+    await asyncio.gather(assign_meanwhile(), probes.look(others, ping_s=0.5))
+
+    assert before == (2,)
+    assert agent.facts.generation == 2
+    assert agent.status().unreachable == ()
 
 
 async def test_the_others_are_asked_only_while_the_group_is_held_up() -> None:

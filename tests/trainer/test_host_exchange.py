@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from modelscaling.mesh import Mesh
 from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.gradient import Gradient, gradient_of
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.host_exchange import HostExchange, open_exchange
+from modelscaling_trainer.parallel.sharding import shard_weights
 from modelscaling_trainer.process_group import communication, process_group
 from modelscaling_trainer.request import Requests
+from tests.trainer.decoders import make_decoder, make_shape
 from tests.trainer.ranks import everybody, on_every_rank
 from tests.trainer.workers import FORKSERVER
 
@@ -130,6 +134,41 @@ def test_the_gradient_is_summed_whether_or_not_memory_can_be_read(
     results = on_every_rank(_summed_gradient, 3, apart, meeting=tmp_path / "meeting")
 
     assert results == [(apart is None, [12.0] * 4)] * 3
+
+
+def _calls_of_steps(_: int) -> dict[str, int]:
+    """Return how often the machine's own exchange was used in a step on dp2 and one on fsdp2."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, exchange: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            calls[name] += 1
+            exchange(*arguments)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("all_reduce", "all_gather", "reduce_scatter"):
+            patch.setattr(HostExchange, name, counted(name, getattr(HostExchange, name)))
+        whole = torch.nn.Parameter(torch.ones(4))
+        gradient = Gradient({"weight": whole})
+        gradient.join(everybody())
+        gradient.clear()
+        gradient.before_backward(is_last=True)
+        torch.autograd.backward(whole.sum())
+        gradient.finish()
+        decoder = make_decoder(make_shape())
+        shard_weights(decoder, init_device_mesh("cpu", (2,)), keeps_gathered=True)
+        torch.autograd.backward(decoder(torch.zeros(1, 4, dtype=torch.long)).sum())
+    return dict(calls)
+
+
+def test_a_step_sums_gathers_and_cuts_through_memory(tmp_path: Path) -> None:
+    first, second = on_every_rank(_calls_of_steps, 2, meeting=tmp_path / "meeting")
+
+    assert first == second
+    assert first["all_reduce"] == 1
+    assert first["all_gather"] >= first["reduce_scatter"] > 1
 
 
 def _files_after_joining(_: int) -> tuple[int, int]:

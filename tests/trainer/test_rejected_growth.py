@@ -36,6 +36,14 @@ def test_nothing_is_remembered_where_nothing_was_taken_back(tmp_path: Path) -> N
     assert read_rejected(tmp_path) is None
 
 
+def test_what_cannot_be_written_is_named_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rejected(tmp_path / "gone", make_rejected())
+
+    assert str(tmp_path / "gone") in caplog.text
+
+
 def test_what_cannot_be_read_is_named_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -54,14 +54,15 @@ def reject_growth(configuration: RunConfiguration, rejection: GrowthRejection) -
 
 
 def write_rejected(directory: Path, rejected: RejectedGrowth) -> None:
-    """Remember it in the place of the one before.
-
-    Raises:
-        OSError: it cannot be written.
+    """Remember it in the place of the one before, if that can be written: a full disk costs no more
+    than another try to grow.
     """
     unfinished = directory / f"{TEMPORARY}{_NAME}"
-    unfinished.write_text(rejected.model_dump_json())
-    unfinished.replace(directory / _NAME)
+    try:
+        unfinished.write_text(rejected.model_dump_json())
+        unfinished.replace(directory / _NAME)
+    except OSError as error:
+        _log.warning("growth is tried again when the run is taken up: %s", error)
 
 
 def read_rejected(directory: Path) -> RejectedGrowth | None:

@@ -184,7 +184,9 @@ class Facts:
             failure=None,
             growth_rejection=None,
             deadline=deadline,
+            # Of indexes, behind which there may be other pods by now.
             lost=frozenset(),
+            unreachable=frozenset(),
         )
 
     def stopping(self, mode: StopMode, *, generation: int, deadline: float) -> Facts:

@@ -20,6 +20,7 @@ from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
     GroupLost,
+    GrowthRejected,
     Join,
     PhaseBegan,
 )
@@ -113,7 +114,7 @@ class Pace:
         match event:
             case Alive(is_waiting=is_waiting):
                 return replace(pace, is_waiting=is_waiting)
-            case PhaseBegan() | FiguresTaken() | GroupEnded() | GroupLost():
+            case PhaseBegan() | FiguresTaken() | GroupEnded() | GroupLost() | GrowthRejected():
                 is_of_group = (event.generation, event.attempt) == self.group
                 return _after(pace, event) if is_of_group else pace
         return pace
@@ -155,7 +156,9 @@ def judge_lateness(paces: Sequence[Pace], *, now: float) -> Lateness:
     )
 
 
-def _after(pace: Pace, event: PhaseBegan | FiguresTaken | GroupEnded | GroupLost) -> Pace:
+def _after(
+    pace: Pace, event: PhaseBegan | FiguresTaken | GroupEnded | GroupLost | GrowthRejected
+) -> Pace:
     """Return the pace after the worker has said something of its present group just now."""
     now = pace.alive_at
     trained_s = pace.trained_s + (now - pace.advanced_at if pace.phase == _TRAINING else 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,17 +27,22 @@ _PAUSE_PINGS = 2
 _UNREACHABLE_PINGS = 16
 """After so many without an answer a pod cannot be reached: 8 s."""
 _ANSWER_S = 1.5
+_ASKED_AT_ONCE = 64
+_OWN_WANTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+"""Errors of this machine, which say nothing about the other one."""
 
 
 async def has_answered(pod: Member) -> bool:
-    """Whether a pod's machine answers."""
+    """Whether a pod's machine answers; it is taken to where it cannot be asked."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             _, writer = await asyncio.open_connection(pod.address, pod.port)
     except ConnectionRefusedError:
         return True
-    except (OSError, TimeoutError):
+    except TimeoutError:
         return False
+    except OSError as error:
+        return error.errno in _OWN_WANTS
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
@@ -62,6 +68,7 @@ class Probes:
         self._ask = ask
         self._now = now
         self._reach = Reach()
+        self._places = asyncio.Semaphore(_ASKED_AT_ONCE)
 
     async def run(self) -> NoReturn:
         """Ask again and again, while the group does not come on, until cancelled."""
@@ -73,11 +80,17 @@ class Probes:
 
     async def look(self, pods: tuple[Member, ...], *, ping_s: float) -> None:
         """Ask these pods once, and have the agent say which of them cannot be reached."""
-        asked_at = self._now()
-        answers = await asyncio.gather(*(self._ask(pod) for pod in pods))
+        asked_at, generation = self._now(), self._agent.facts.generation
+        answers = await asyncio.gather(*(self._ask_in_turn(pod) for pod in pods))
+        if self._agent.facts.generation != generation:
+            return  # the pods of another group may have the same indexes
         self._reach = self._reach.after(dict(zip(pods, answers, strict=True)), asked_at=asked_at)
         unreachable = self._reach.unreachable(now=self._now(), limit_s=_UNREACHABLE_PINGS * ping_s)
         self._agent.show_unreachable(unreachable)
+
+    async def _ask_in_turn(self, pod: Member) -> bool:
+        async with self._places:
+            return await self._ask(pod)
 
 
 def _others(facts: Facts, index: int) -> tuple[Member, ...]:

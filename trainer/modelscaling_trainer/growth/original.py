@@ -75,7 +75,9 @@ def open_original(path: Path) -> Original:
 
 
 class _Directory:
-    """Its weights stay of the type that they are stored as, and its tokenizer's files beside it."""
+    """Its weights stay of the type that they are stored as, or become float32 where that is float64
+    or differs, and its tokenizer's files stay beside it.
+    """
 
     def __init__(self, directory: HuggingFaceDirectory) -> None:
         self.weights = directory

@@ -1,0 +1,166 @@
+"""A pod template that is edited while the run trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling.api.status import RunState
+from modelscaling.protocol import StopMode
+from modelscaling_operator.action import CreatePods, Stop
+from modelscaling_operator.observation import Obstacle, PodPhase
+from tests.operator.runs import CHECKPOINT, condition, state, trained_world
+
+if TYPE_CHECKING:
+    from tests.operator.world import World
+
+PATIENCE_S = 60
+OTHER_IMAGE = {"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}}
+
+
+def edit(world: World, **changes: Any) -> None:
+    world.edit(**{"replicas": 2, "checkpoint": CHECKPOINT, **changes})
+
+
+def hinder(world: World, reason: Reason, message: str) -> None:
+    """Keep the pods of the new template, just created, from starting."""
+    obstacle = Obstacle(reason=reason, message=message)
+    for name, pod in world.pods.items():
+        if pod.image == "trainer:2":
+            world.pods[name] = replace(pod, phase=PodPhase.PENDING, address=None, obstacle=obstacle)
+
+
+def tick_until_stopped(world: World, *, at_most: int) -> int:
+    """Return the ticks until pods are told to save and end."""
+    for ticks in range(at_most):
+        world.tick()
+        if any(isinstance(action, Stop) for action in world.actions):
+            return ticks
+    raise AssertionError(f"nobody is told to end within {at_most} ticks")
+
+
+def finished_rollover(world: World) -> None:
+    for _ in range(15):
+        world.tick()
+    assert state(world) is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
+    assert len(world.pods) == 2
+    assert world.status.restarts.count == 0
+    assert [record.cause for record in world.status.rescales] == ["TemplateChanged"]
+    assert [record.lost_steps for record in world.status.rescales] == [0]
+
+
+def test_the_old_pods_train_until_the_new_ones_are_warm_and_then_save_and_end() -> None:
+    world = trained_world()
+    step = world.step
+    edit(world, template=OTHER_IMAGE)
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:2")]
+
+    ticks = tick_until_stopped(world, at_most=10)
+
+    assert world.step >= step + ticks > step
+    assert [action.mode for action in world.actions if isinstance(action, Stop)] == [
+        StopMode.SUSPEND
+    ] * 2
+    assert {pod.index for pod in world.live_pods()} >= {2, 3}
+    finished_rollover(world)
+
+
+def test_without_a_volume_the_state_moves_from_memory_to_memory() -> None:
+    world = trained_world(checkpoint=None)
+    edit(world, checkpoint=None, template=OTHER_IMAGE)
+    for _ in range(4):
+        world.tick()
+        assert not any(
+            action.mode is StopMode.SUSPEND for action in world.actions if isinstance(action, Stop)
+        )
+
+    finished_rollover(world)
+
+
+@pytest.mark.parametrize("checkpoint", [CHECKPOINT, None])
+def test_an_image_that_is_missing_leaves_the_old_group_training(
+    checkpoint: dict[str, Any] | None,
+) -> None:
+    world = trained_world(checkpoint=checkpoint)
+    group, step = world.status.group, world.step
+    edit(world, checkpoint=checkpoint, template=OTHER_IMAGE)
+    world.tick()
+    hinder(world, Reason.POD_CANNOT_START, "pod tiny-2: ErrImagePull: not found")
+    for _ in range(PATIENCE_S + 20):
+        world.tick()
+
+    assert world.step == step + PATIENCE_S + 20 + 1
+    assert state(world) is RunState.RESCALING
+    rescaling = condition(world, ConditionType.RESCALING)
+    assert rescaling.reason == Reason.POD_CANNOT_START
+    assert rescaling.message == (
+        "Pods of the edited template are to replace those that train: pod tiny-2: ErrImagePull: "
+        "not found"
+    )
+
+    edit(world, checkpoint=checkpoint)
+    for _ in range(5):
+        world.tick()
+
+    assert world.status.group is not None
+    assert group is not None
+    assert world.status.group.generation == group.generation
+    assert sorted(world.pods) == ["tiny-0", "tiny-1"]
+    assert state(world) is RunState.RUNNING
+    assert world.status.rescales == ()
+
+
+def test_where_there_is_no_room_for_both_the_old_pods_make_room_after_a_while() -> None:
+    world = trained_world()
+    world.room = 2
+    edit(world, template=OTHER_IMAGE)
+    world.tick()
+    hinder(world, Reason.UNSCHEDULABLE, "Insufficient cpu")
+
+    assert PATIENCE_S - 2 <= tick_until_stopped(world, at_most=2 * PATIENCE_S) <= PATIENCE_S + 2
+
+    for name, pod in world.pods.items():
+        world.pods[name] = replace(pod, obstacle=None)
+    finished_rollover(world)
+
+
+def test_without_a_volume_no_old_pod_makes_room() -> None:
+    world = trained_world(checkpoint=None)
+    world.room = 2
+    edit(world, checkpoint=None, template=OTHER_IMAGE)
+    world.tick()
+    hinder(world, Reason.UNSCHEDULABLE, "Insufficient cpu")
+    step = world.step
+    for _ in range(PATIENCE_S + 20):
+        world.tick()
+
+    assert world.step == step + PATIENCE_S + 20
+
+
+def test_other_processes_and_another_volume_need_the_old_pods_to_end_first() -> None:
+    world = trained_world()
+    edit(world, processesPerReplica=2)
+    world.tick()
+
+    assert [action.mode for action in world.actions if isinstance(action, Stop)] == [
+        StopMode.SUSPEND
+    ] * 2
+
+
+def test_a_pod_that_is_lost_meanwhile_is_replaced_by_one_of_the_new_template() -> None:
+    world = trained_world()
+    edit(world, template=OTHER_IMAGE)
+    world.tick()
+    world.lose_node(1)
+    for _ in range(15):
+        world.tick()
+
+    assert state(world) is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
+    assert sum(record.lost_steps for record in world.status.rescales) == 0
