@@ -127,7 +127,7 @@ def measure(
     torch.set_num_threads(1)
     keep_freed_memory()
     shards = make_shards()
-    writer = CheckpointWriter(directory, keep=1)
+    writer = CheckpointWriter(directory, keep=1, tokenizer="byte")
     writer.begin_group("bench", model=TrainedModel(shape=_SHAPE), generation=1, rank=0, ranks=1)
     writer.prepare(shards)
     taken: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}

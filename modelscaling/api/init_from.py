@@ -31,7 +31,8 @@ class RunSource(ApiModel):
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name is that of a ModelScaling in the same namespace with the same checkpoint.volume. It is
-    awaited until it is Complete, or Failed with a checkpoint; its newest checkpoint is taken."""
+    awaited until it is Complete, or Failed or Suspended with a checkpoint; its newest checkpoint
+    is taken."""
 
 
 class InitFromSpec(ApiModel):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from modelscaling.advice import advise_balance
 from modelscaling.api.validation import InvalidSpecError
 from modelscaling.byte_size import format_byte_size
 from modelscaling.cli.resource import model_scalings, name_of, parse_resource, read_documents
+from modelscaling.growth.mode import Exactness, GrowthMode
+from modelscaling.growth.trained_model import plan_change
 from modelscaling.growth_schedule import resolve_later_plans, resolve_stages
 from modelscaling.quantity import format_quantity
 from modelscaling.resolve import resolve_configuration, resolve_plan
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from modelscaling.api.validation import Problem
+    from modelscaling.shape import ModelShape
 
 _EXAMPLE = """\
 example:
@@ -48,6 +52,8 @@ class StageReport:
     """How many the run has trained on then."""
     parameters: int
     mesh: str
+    inexact: tuple[str, ...]
+    """The steps of its growth after which the loss is another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ def judge(document: Mapping[str, Any]) -> Report:
         configuration = resolve_configuration(spec)
         plan = resolve_plan(spec)
         stages = resolve_stages(spec)
-        later = zip(stages[1:], resolve_later_plans(spec, stages), strict=True)
+        later = zip(pairwise(stages), resolve_later_plans(spec, stages), strict=True)
     except InvalidSpecError as error:
         return Report(name=name, problems=tuple(error.problems))
     advice = advise_balance(configuration)
@@ -124,12 +130,22 @@ def judge(document: Mapping[str, Any]) -> Report:
         ),
         later=tuple(
             StageReport(
-                tokens=stage.tokens, parameters=stage.shape.parameters(), mesh=str(later_plan.mesh)
+                tokens=stage.tokens,
+                parameters=stage.shape.parameters(),
+                mesh=str(later_plan.mesh),
+                inexact=_inexact_steps(before.shape, stage.shape, configuration.growth),
             )
-            for stage, later_plan in later
+            for (before, stage), later_plan in later
         ),
         advice=() if advice is None else (advice.model_dump(),),
     )
+
+
+def _inexact_steps(
+    before: ModelShape, after: ModelShape, mode: GrowthMode | None
+) -> tuple[str, ...]:
+    steps = plan_change(before, after, mode).steps
+    return tuple(step.description for step in steps if step.exactness is Exactness.INEXACT)
 
 
 def _as_json(reports: list[Report]) -> dict[str, Any]:
@@ -154,6 +170,7 @@ def _print(report: Report, file: str) -> None:
         print(
             f"{report.name}: from {format_quantity(stage.tokens)} tokens on "
             f"{format_quantity(stage.parameters)} parameters, mesh {stage.mesh}"
+            + "".join(f"; inexact: {step}" for step in stage.inexact)
         )
     for advice in report.advice:
         print(f"{report.name}: {advice['reason']}: {advice['message']} ({advice['source']})")

@@ -1,7 +1,7 @@
 """The run whose checkpoints another one begins with (`spec.model.initFrom.modelScaling`).
 
-It is awaited until it is over, and then remembered by its UID in the status: from then on it may be
-deleted, as its checkpoints stay on the volume.
+It is awaited until it does not go on by itself: it is over, or suspended. Then it is remembered by
+its UID in the status: from then on it may be deleted, as its checkpoints stay on the volume.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def await_source(draft: Draft, wish: Wish) -> Decision | Draft:
         return draft
     source = draft.seen.source
     assert source is not None, "the run that is awaited was not looked at"
-    message = _why_wait(source)
+    message = _why_wait(source, namespace=draft.seen.run.namespace)
     if message is not None:
         draft = draft.not_running(Reason.WAITING_FOR_INIT_FROM, message)
         return draft.finish(requeue_s=EVENTS_S)
@@ -111,9 +111,10 @@ def _refused(message: str) -> Rejection:
     )
 
 
-def _why_wait(source: SourceRun) -> str | None:
+def _why_wait(source: SourceRun, *, namespace: str) -> str | None:
     """Return what a run waits for; None where it need not."""
     progress = source.status.progress
+    has_checkpoint = progress is not None and progress.checkpoint_step is not None
     if source.uid is None:
         return (
             f"There is no ModelScaling {source.name}, and the run begins with its checkpoint; "
@@ -121,15 +122,23 @@ def _why_wait(source: SourceRun) -> str | None:
         )
     if _holds(source.status, ConditionType.COMPLETE):
         return None
-    if not _holds(source.status, ConditionType.FAILED):
-        step = f" at step {progress.step} of {progress.total_steps}" if progress else ""
-        return f"The run begins with the last checkpoint of {source.name}, which is not over{step}."
-    if progress is None or progress.checkpoint_step is None:
-        return (
-            f"{source.name}, with whose checkpoint the run begins, has failed without one; delete "
-            f"it and create it anew."
-        )
-    return None
+    if _holds(source.status, ConditionType.FAILED):
+        return None if has_checkpoint else _empty(source, "failed", "delete it and create it anew")
+    if _holds(source.status, ConditionType.SUSPENDED):
+        return None if has_checkpoint else _empty(source, "been suspended", "let it go on")
+    step = f" at step {progress.step} of {progress.total_steps}" if progress else ""
+    message = f"The run begins with the last checkpoint of {source.name}, which is not over{step}"
+    if not has_checkpoint:
+        return f"{message}."
+    return (
+        f"{message}; to begin with the newest that it has by now, suspend it, or create this run "
+        f"anew with model.initFrom.checkpoint.path: the directory "
+        f"{namespace}/{source.name}/{source.uid} of checkpoint.volume, where template mounts it."
+    )
+
+
+def _empty(source: SourceRun, has: str, fix: str) -> str:
+    return f"{source.name}, with whose checkpoint the run begins, has {has} without one; {fix}."
 
 
 def _holds(status: ModelScalingStatus, kind: ConditionType) -> bool:

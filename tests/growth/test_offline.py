@@ -100,6 +100,15 @@ def test_what_has_grown_grows_again(run: Path, tmp_path: Path) -> None:
     assert written.lineage.heritage(done.plan.shape)
 
 
+@pytest.mark.parametrize("tokenizer", ["1f", None], ids=["known", "not known"])
+def test_the_tokenizer_stays_that_of_the_original(tokenizer: str | None, tmp_path: Path) -> None:
+    save(tmp_path / "run", make_state(SHAPE), shape=SHAPE, tokenizer=tokenizer)
+    written = catalog.read(grow(make_work(tmp_path / "run", tmp_path / "larger")).path)
+
+    assert written is not None
+    assert written.tokenizer == tokenizer
+
+
 def test_a_checkpoint_by_itself_becomes_one(run: Path, tmp_path: Path) -> None:
     done = grow(make_work(run / "step-00000010", tmp_path / "one"))
 

@@ -16,6 +16,7 @@ from modelscaling.layout import weights
 from modelscaling_trainer.optimizer import MOMENTS, AdamW
 from tests.examples import examples
 from tests.growth.growing import (
+    SEEDS,
     grown,
     make_decoder,
     make_ids,
@@ -116,8 +117,11 @@ def test_padding_and_stepping_commute_for_what_was_there() -> None:
             assert (mine - other).abs().max() / other.abs().max() <= 1e-9, f"{kind}.{name}"
 
 
-def test_layers_that_are_inserted_leave_the_gradients_exactly_as_they_were() -> None:
-    small = make_shape()
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_layers_that_are_inserted_leave_the_gradients_exactly_as_they_were(
+    *, is_tied: bool
+) -> None:
+    small = make_shape(tied_embeddings=is_tied)
     growth = plan(small, layers=5)
     state = make_state(small)
     ids = make_ids(small, samples=4)
@@ -131,9 +135,9 @@ def test_layers_that_are_inserted_leave_the_gradients_exactly_as_they_were() -> 
 
 
 @settings(deadline=None, max_examples=examples(10))
-@given(small=small_shapes(), amounts=st.tuples(*[st.integers(0, 2)] * 4))
+@given(small=small_shapes(narrowest=4), amounts=st.tuples(*[st.integers(0, 2)] * 4), seed=SEEDS)
 def test_zeros_leave_the_gradients_of_what_was_there(
-    small: ModelShape, amounts: tuple[int, ...]
+    small: ModelShape, amounts: tuple[int, ...], seed: int
 ) -> None:
     layers, queries, groups, feed_forward = amounts
     per_group = small.heads // small.kv_heads + queries
@@ -144,9 +148,9 @@ def test_zeros_leave_the_gradients_of_what_was_there(
         "feed_forward_size": small.feed_forward_size + 3 * feed_forward,
     }
     growth = plan(small, **changes)
-    state = make_state(small, dtype=torch.float64)
-    ids = make_ids(small)
-    new = gradients(grown(state, growth), growth.shape, ids)
+    state = make_state(small, dtype=torch.float64, seed=seed)
+    ids = make_ids(small, seed=seed)
+    new = gradients(grown(state, growth, seed=seed), growth.shape, ids)
     # Growing the gradients as moments lays the old ones where they belong now.
     expected = grown({f"exp_avg.{n}": g for n, g in gradients(state, small, ids).items()}, growth)
 

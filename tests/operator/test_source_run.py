@@ -76,8 +76,17 @@ def make_waiting(source: SourceRun) -> World:
         pytest.param(SourceRun(name="small"), "There is no ModelScaling small", id="missing"),
         pytest.param(
             make_source(ConditionType.RUNNING),
-            "small, which is not over at step 3 of 8",
+            r"small, which is not over at step 3 of 8\.$",
             id="it trains",
+        ),
+        pytest.param(
+            make_source(
+                ConditionType.RUNNING, status=make_status(ConditionType.RUNNING, checkpoint_step=2)
+            ),
+            f"is not over at step 3 of 8; to begin with the newest that it has by now, suspend it, "
+            f"or create this run anew with model.initFrom.checkpoint.path: the directory "
+            f"{RUN.namespace}/small/small-uid of checkpoint.volume, where",
+            id="it trains and has saved",
         ),
         pytest.param(
             make_source(ConditionType.ACCEPTED, status=ModelScalingStatus()),
@@ -93,6 +102,11 @@ def make_waiting(source: SourceRun) -> World:
             make_source(ConditionType.FAILED),
             "small, .* has failed without one",
             id="nothing is left",
+        ),
+        pytest.param(
+            make_source(ConditionType.SUSPENDED),
+            "small, .* has been suspended without one; let it go on",
+            id="it was suspended before it saved",
         ),
     ],
 )
@@ -122,9 +136,16 @@ def test_a_run_waits_for_the_one_that_it_begins_with(source: SourceRun, message:
             ),
             id="failed with a checkpoint",
         ),
+        pytest.param(
+            make_source(
+                ConditionType.SUSPENDED,
+                status=make_status(ConditionType.SUSPENDED, checkpoint_step=2),
+            ),
+            id="suspended with a checkpoint",
+        ),
     ],
 )
-def test_a_run_begins_once_the_other_is_over_and_remembers_it(source: SourceRun) -> None:
+def test_a_run_begins_once_the_other_goes_no_further_and_remembers_it(source: SourceRun) -> None:
     world = make_waiting(make_source(ConditionType.RUNNING))
     world.tick()
     world.source = source

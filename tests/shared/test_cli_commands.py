@@ -106,6 +106,21 @@ def test_validate_says_what_a_run_grows_to(
     assert second == "tiny: from 32k tokens on 213k parameters, mesh dp2"
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [("Preserve", False), ("Stack", True)])
+def test_validate_says_which_growth_is_inexact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str, *, is_told: bool
+) -> None:
+    file = tmp_path / "growing.yaml"
+    growth = {"mode": mode, "schedule": [{"tokens": "16k", "layers": 4, "feedForwardSize": 256}]}
+    spec = make_spec(replicas=2, model__growth=growth)
+    file.write_text(yaml.safe_dump(make_document(spec=spec)))
+
+    assert main(["validate", "-f", str(file)]) == 0
+    _, line, _ = capsys.readouterr().out.splitlines()
+    told = "; inexact: layers 2 to 4: the stack is repeated as it is, so the logits change"
+    assert line.partition("mesh dp2")[2] == (told if is_told else "")
+
+
 def test_validate_says_of_a_paused_run_only_what_is_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,11 +115,13 @@ def make_writer(
     shape: ModelShape = SHAPE,
     lineage: Lineage = NO_LINEAGE,
     keeps_best: bool = False,
+    tokenizer: str | None = "byte",
 ) -> CheckpointWriter:
     """Return a process' writer in a group."""
     writer = CheckpointWriter(
         directory,
         keep=keep,
+        tokenizer=tokenizer,
         keeps_best=keeps_best,
         parts_timeout_s=parts_timeout_s,
     )
@@ -140,10 +142,12 @@ def save(
     mesh: Mesh = SINGLE,
     counters: Counters | None = None,
     shape: ModelShape = SHAPE,
+    tokenizer: str | None = "byte",
 ) -> None:
     """Save a state from all processes of a mesh."""
     writers = [
-        make_writer(directory, rank=rank, ranks=mesh.size, shape=shape) for rank in range(mesh.size)
+        make_writer(directory, rank=rank, ranks=mesh.size, shape=shape, tokenizer=tokenizer)
+        for rank in range(mesh.size)
     ]
     for rank, writer in enumerate(writers):
         writer.save(

@@ -157,6 +157,7 @@ def test_the_format_knows_no_mesh(tmp_path: Path) -> None:
         "counters",
         "model",
         "lineage",
+        "tokenizer",
         "files",
         "tensors",
     }
@@ -344,6 +345,21 @@ def test_a_shard_that_is_covered_in_part_only_is_refused(tmp_path: Path) -> None
 
     with pytest.raises(CheckpointError, match=r"holds 5 of the 10 elements of model.norm.weight"):
         found_in(tmp_path).load({NORM: Shard(torch.zeros(10), piece)})
+
+
+def test_the_tokenizer_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, STATE, tokenizer="1f")
+
+    assert found_in(tmp_path).tokenizer == "1f"
+
+
+def test_what_another_version_of_the_same_format_lacks_or_adds_is_no_damage(tmp_path: Path) -> None:
+    file = save_step(tmp_path, 1) / "checkpoint.json"
+    description = json.loads(file.read_text())
+    del description["tokenizer"]
+    file.write_text(json.dumps(description | {"weather": "fine"}))
+
+    assert found_in(tmp_path).tokenizer is None
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_nothing_has_a_checkpoints_name_before_it_is_published(tmp_path: Path) -
     attempt = write_all(tmp_path)
     before = names_in(tmp_path)
     wait(attempt)
-    attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE))
+    attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE), tokenizer="byte")
 
     assert before == [".writing-step-00000100-3-a"]
     assert names_in(tmp_path) == ["step-00000100"]
@@ -177,14 +177,18 @@ def test_parts_that_do_not_make_up_a_tensor_are_not_published(tmp_path: Path) ->
         (attempt.path / name).write_bytes(part.read_bytes())
 
     with pytest.raises(ValueError, match="its processes disagree on who holds what"):
-        attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE))
+        attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE), tokenizer="byte")
     assert names_in(tmp_path) == [".writing-step-00000100-3-a", "other"]
 
 
 def test_of_two_groups_that_publish_a_step_the_first_wins(tmp_path: Path) -> None:
-    write_all(tmp_path, token="a").publish(Counters(step=100), TrainedModel(shape=SHAPE))
+    write_all(tmp_path, token="a").publish(
+        Counters(step=100), TrainedModel(shape=SHAPE), tokenizer="byte"
+    )
     inode = (tmp_path / "step-00000100").stat().st_ino
-    write_all(tmp_path, token="b").publish(Counters(step=100), TrainedModel(shape=SHAPE))
+    write_all(tmp_path, token="b").publish(
+        Counters(step=100), TrainedModel(shape=SHAPE), tokenizer="byte"
+    )
 
     assert names_in(tmp_path) == ["step-00000100"]
     assert inode == (tmp_path / "step-00000100").stat().st_ino
@@ -193,7 +197,7 @@ def test_of_two_groups_that_publish_a_step_the_first_wins(tmp_path: Path) -> Non
 def test_a_torn_checkpoint_of_the_step_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "step-00000100").mkdir()
     (tmp_path / "step-00000100" / "part-00000.safetensors").touch()
-    write_all(tmp_path).publish(Counters(step=100), TrainedModel(shape=SHAPE))
+    write_all(tmp_path).publish(Counters(step=100), TrainedModel(shape=SHAPE), tokenizer="byte")
     found = find_newest(tmp_path)
 
     assert found is not None
@@ -212,6 +216,6 @@ def test_a_description_is_on_the_disk_before_the_name_is(
 
     monkeypatch.setattr("modelscaling_trainer.checkpoint.catalog.sync_directory", note)
     monkeypatch.setattr("modelscaling_trainer.checkpoint.attempt.sync_directory", note)
-    attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE))
+    attempt.publish(Counters(step=100), TrainedModel(shape=SHAPE), tokenizer="byte")
 
     assert seen == [[".writing-step-00000100-3-a"], ["step-00000100"]]

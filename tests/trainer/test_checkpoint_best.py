@@ -120,5 +120,5 @@ def test_what_was_saved_before_growth_stays_until_the_grown_model_has_a_checkpoi
     assert grown.best is None
 
 
-def fail(*_: object) -> None:
+def fail(*_: object, **__: object) -> None:
     raise OSError("no room")

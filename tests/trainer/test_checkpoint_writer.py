@@ -414,7 +414,7 @@ def test_a_slow_rank_of_a_group_that_was_given_up_trains_on(
 
 
 def test_saving_without_a_group_is_refused(tmp_path: Path) -> None:
-    writer = CheckpointWriter(tmp_path, keep=1)
+    writer = CheckpointWriter(tmp_path, keep=1, tokenizer="byte")
 
     with pytest.raises(RuntimeError, match=r"begin_group\(\) was not called"):
         save(writer, 1)

@@ -11,6 +11,7 @@ from modelscaling.api.data import TokenizerFile
 from modelscaling.configuration import DataConfiguration
 from modelscaling_trainer.data.corpus import Corpus, open_corpus
 from modelscaling_trainer.data.text_files import PIECE_BYTES
+from modelscaling_trainer.data.tokenizer import open_tokenizer
 from modelscaling_trainer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -87,6 +88,16 @@ def test_a_tokenizer_file_is_used(data: Path, tmp_path: Path) -> None:
     corpus = open_data(data / "a.txt", tmp_path, tokenizer=setting, vocabulary_size=4)
 
     assert corpus.tokens.tolist() == [0, 1, 3, 2]
+    assert corpus.tokenizer == open_tokenizer(setting).identity
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), [("a.txt", "byte"), ("a.bin", None)])
+def test_the_default_tokenizer_says_nothing_of_files_of_ids(
+    data: Path, tmp_path: Path, name: str, tokenizer: str | None
+) -> None:
+    (data / name).write_bytes(b"\1\0")
+
+    assert open_data(data / "*", tmp_path).tokenizer == tokenizer
 
 
 def test_the_second_opening_reads_the_cache(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from modelscaling.mesh import Mesh
+from modelscaling_trainer.checkpoint.catalog import find_newest
 from modelscaling_trainer.data.corpus import open_corpus
 from modelscaling_trainer.data.sample_order import global_batch
 from modelscaling_trainer.data.samples import Samples
+from modelscaling_trainer.data.tokenizer import open_tokenizer
 from tests.trainer.families import draw, make_transformers_model
 from tests.trainer.runs import make_run, write_text
 from tests.trainer.workers import Result, results, start, train_together
@@ -25,6 +28,12 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 AGREEMENT = 1e-5
 """How far losses may lie apart, nats; float32."""
+WORDS = {
+    "version": "1.0",
+    "model": {"type": "WordLevel", "vocab": {"scale": 0, "model": 1, "?": 2}, "unk_token": "?"},
+    "pre_tokenizer": {"type": "Whitespace"},
+}
+"""A tokenizer.json."""
 EVERY_STEP = {"checkpoint": {"every_steps": 1, "keep": 1}}
 
 
@@ -106,6 +115,27 @@ def test_a_run_that_has_a_checkpoint_of_its_own_needs_the_others_no_more(
 
     assert [progress.step for progress in begun.progress] == [1, 2]
     assert [progress.step for progress in resumed.progress] == [3]
+
+
+def test_a_run_writes_what_tokenizer_it_has_and_resumes_with_any(tmp_path: Path) -> None:
+    data = write_text(tmp_path / "data")
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(json.dumps(WORDS))
+    own = make_run(data, **EVERY_STEP)
+    other = make_run(data, data__tokenizer={"file": str(tokenizer)}, **EVERY_STEP)
+
+    found = []
+    for run, steps in [(own, 1), (other, 2)]:
+        [ended] = _train(run, Mesh(), tmp_path, steps=steps, directory=tmp_path / "run")
+        newest = find_newest(tmp_path / "run")
+        assert newest is not None
+        found.append(([progress.step for progress in ended.progress], newest.tokenizer))
+
+    assert found == [([1], "byte"), ([2], open_tokenizer(other.data.tokenizer).identity)]
+    source = {"format": "Checkpoint", "path": str(tmp_path / "run")}
+    [refused] = _train(make_run(data, init_from=source), Mesh(), tmp_path, steps=1)
+    assert refused.error == "ConfigurationError"
+    assert "and this run has the tokenizer Byte; set data.tokenizer" in refused.message
 
 
 def test_a_directory_that_is_not_there_fails_the_run_on_every_rank(tmp_path: Path) -> None:

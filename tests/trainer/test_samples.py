@@ -13,7 +13,7 @@ from modelscaling_trainer.errors import ConfigurationError
 def make_samples(
     tokens: int, *, context_length: int = 4, fraction: float = 0.0, seed: int = 0
 ) -> Samples:
-    corpus = Corpus(tokens=np.arange(tokens, dtype=np.uint32), fingerprint="")
+    corpus = Corpus(tokens=np.arange(tokens, dtype=np.uint32), fingerprint="", tokenizer="byte")
     return Samples(corpus, context_length=context_length, validation_fraction=fraction, seed=seed)
 
 

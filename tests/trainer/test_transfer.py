@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from modelscaling.api.data import TokenizerFile
 from modelscaling.growth.mode import GrowthMode
 from modelscaling.layout import Region, is_adapter, layout, weights
 from modelscaling.local_growth import LocalGrowth
@@ -16,6 +17,7 @@ from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.checkpoint.weights import CheckpointWeights
+from modelscaling_trainer.data.tokenizer import open_tokenizer
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.growth.offline import grow
 from modelscaling_trainer.hugging_face.writing import write_directory
@@ -224,6 +226,42 @@ def test_another_tokenizer_than_that_of_the_weights_is_refused(tmp_path: Path) -
     assert open_transfer(_run("HuggingFace", path, data__tokenizer=own)) is not None
     with pytest.raises(ConfigurationError, match=r"set data\.tokenizer\.file to"):
         open_transfer(_run("HuggingFace", path))
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> TokenizerFile:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    return TokenizerFile(file=str(tmp_path / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("vocabulary_size", [37, 300], ids=["as it is", "grown"])
+def test_a_checkpoint_of_another_tokenizer_is_refused(
+    vocabulary_size: int, tokenizer: TokenizerFile, tmp_path: Path
+) -> None:
+    of_file = open_tokenizer(tokenizer).identity
+    save(tmp_path / "file", make_state(SMALL), tokenizer=of_file)
+    save(tmp_path / "byte", make_state(SMALL), tokenizer="byte")
+    shape = _changed(SMALL, vocabulary_size=vocabulary_size)
+    own = {"data__tokenizer": tokenizer.model_dump()}
+
+    assert open_transfer(_run("Checkpoint", tmp_path / "file", shape, **own)) is not None
+    assert open_transfer(_run("Checkpoint", tmp_path / "byte", shape)) is not None
+    with pytest.raises(ConfigurationError) as caught:
+        open_transfer(_run("Checkpoint", tmp_path / "file", shape))
+    assert caught.value.reason == "OtherTokenizer"
+    assert str(tmp_path / "file/step-00000001") in caught.value.message
+    assert f"`b2sum -l 128` is {of_file}, and this run has the tok" in caught.value.message
+    with pytest.raises(ConfigurationError, match="with the tokenizer Byte, and this run has the t"):
+        open_transfer(_run("Checkpoint", tmp_path / "byte", shape, **own))
+
+
+def test_a_checkpoint_of_no_known_tokenizer_is_taken(
+    tokenizer: TokenizerFile, tmp_path: Path
+) -> None:
+    save(tmp_path / "run", make_state(SMALL), tokenizer=None)
+    run = _run("Checkpoint", tmp_path / "run", data__tokenizer=tokenizer.model_dump())
+
+    assert open_transfer(run) is not None
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from modelscaling.growth.mode import Exactness
 from modelscaling.growth.plan import UnreachableShapeError
 from modelscaling.growth.trained_model import TrainedModel, plan_change
 from modelscaling.layout import layout
@@ -90,7 +91,10 @@ def become(
         return Becoming(model=before, growth={}, seed=seed)
     assert configuration.growth is not None
     for step in plan.steps:
-        _log.info("the model grows after step %d: %s", decision.step, step.description)
+        if step.exactness is Exactness.INEXACT:
+            _log.warning("growth after step %d is inexact: %s", decision.step, step.description)
+        else:
+            _log.info("the model grows after step %d: %s", decision.step, step.description)
     return Becoming(
         model=before.grown(plan.shape, step=decision.step, mode=configuration.growth),
         growth=plan.growth(),

@@ -133,7 +133,7 @@ class Run:
             corpus=corpus.fingerprint,
             peak_flops=peak_flops(self._device, self._compute_dtype),
         )
-        self._writer = self._make_writer()
+        self._writer = self._make_writer(corpus.tokenizer)
 
     def train(
         self,
@@ -239,13 +239,14 @@ class Run:
             self._holdings.keep_only(taken.state)
         return taken
 
-    def _make_writer(self) -> CheckpointWriter | None:
+    def _make_writer(self, tokenizer: str | None) -> CheckpointWriter | None:
         settings = self._configuration.checkpoint
         if self._directory is None or settings is None:
             return None
         return CheckpointWriter(
             self._directory,
             keep=settings.keep,
+            tokenizer=tokenizer,
             keeps_best=self._configuration.training.early_stopping is not None,
         )
 

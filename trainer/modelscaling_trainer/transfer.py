@@ -17,7 +17,7 @@ from modelscaling.growth.plan import GrowthPlan, UnreachableShapeError, plan_gro
 from modelscaling.layout import is_adapter
 from modelscaling_trainer.checkpoint import catalog
 from modelscaling_trainer.checkpoint.weights import CheckpointWeights
-from modelscaling_trainer.data.tokenizer import open_tokenizer
+from modelscaling_trainer.data.tokenizer import ByteTokenizer, open_tokenizer
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError
 from modelscaling_trainer.growth.weights import GrownWeights
 from modelscaling_trainer.hugging_face.directory import HuggingFaceDirectory
@@ -27,8 +27,10 @@ from modelscaling_trainer.model.initial_weights import initial_values
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from modelscaling.api.data import BuiltInTokenizer, TokenizerFile
     from modelscaling.configuration import RunConfiguration
     from modelscaling.shape import ModelShape
+    from modelscaling_trainer.checkpoint.catalog import Checkpoint
     from modelscaling_trainer.shard import Shard
     from modelscaling_trainer.weight_source import WeightSource
 
@@ -79,13 +81,15 @@ def open_transfer(configuration: RunConfiguration) -> Transfer | None:
             directory.check_tokenizer(open_tokenizer(configuration.data.tokenizer))
             source: WeightSource = directory
         case WeightsFormat.CHECKPOINT:
-            source = _open_checkpoint(path)
+            checkpoint = _find_checkpoint(path)
+            _check_tokenizer(checkpoint, configuration.data.tokenizer)
+            source = MergedWeights(CheckpointWeights(checkpoint))
     # Adapters are not transferred but begin anew.
     declared = replace(configuration.model, lora=None)
     return Transfer(source=source, plan=_plan(path, source.shape, declared))
 
 
-def _open_checkpoint(path: Path) -> MergedWeights:
+def _find_checkpoint(path: Path) -> Checkpoint:
     try:
         found = catalog.find_at(path)
     except OSError as error:
@@ -100,7 +104,29 @@ def _open_checkpoint(path: Path) -> MergedWeights:
             f"whole one below it; give the path, inside the pod, of a checkpoint or of a run's "
             f"directory",
         )
-    return MergedWeights(CheckpointWeights(found))
+    return found
+
+
+def _check_tokenizer(checkpoint: Checkpoint, setting: BuiltInTokenizer | TokenizerFile) -> None:
+    """Refuse a run whose token ids mean something else than the checkpoint's."""
+    if checkpoint.tokenizer is None:
+        return
+    tokenizer = open_tokenizer(setting).identity
+    if tokenizer != checkpoint.tokenizer:
+        raise ConfigurationError(
+            "OtherTokenizer",
+            f"{str(checkpoint.path)!r}, which spec.model.initFrom names, was trained with "
+            f"{_described(checkpoint.tokenizer)}, and this run has {_described(tokenizer)}; set "
+            f"data.tokenizer to the former or, where this one only adds ids to it, begin with what "
+            f"`modelscaling export --tokenizer` makes of both",
+        )
+
+
+def _described(tokenizer: str) -> str:
+    """Return how a user tells the tokenizer of an identity."""
+    if tokenizer == ByteTokenizer.identity:
+        return "the tokenizer Byte"
+    return f"the tokenizer.json of which `b2sum -l 128` is {tokenizer}"
 
 
 def _plan(path: Path, shape: ModelShape, declared: ModelShape) -> GrowthPlan:

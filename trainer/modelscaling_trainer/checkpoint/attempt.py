@@ -121,7 +121,7 @@ class Attempt:
                 raise GivenUpError(_describe(missing))
             give_up.wait(_POLL_S)
 
-    def publish(self, counters: Counters, model: TrainedModel) -> None:
+    def publish(self, counters: Counters, model: TrainedModel, *, tokenizer: str | None) -> None:
         """Describe what was gathered, and give it the name of a checkpoint.
 
         Raises:
@@ -138,6 +138,7 @@ class Attempt:
                 shape=model.shape,
                 files=files,
                 tensors=tensors,
+                tokenizer=tokenizer,
                 lineage=model.lineage,
             )
             self._rename()

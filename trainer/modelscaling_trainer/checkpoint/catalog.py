@@ -47,7 +47,8 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 3
 """The version of the format; a newer one is refused. Version 2 had no lineage and no history of
-validations."""
+validations. What is read where it is there, and passed over by who does not know it, such as the
+tokenizer, makes no new version."""
 DESCRIPTION = "checkpoint.json"
 """The file that makes a directory a checkpoint."""
 
@@ -63,6 +64,9 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     lineage: Lineage = NO_LINEAGE
     """The models that its model was grown from."""
+    tokenizer: str | None = None
+    """The identity of the tokenizer that it was trained with; None where that is not known, or an
+    older version did not write it."""
 
     @property
     def trained(self) -> TrainedModel:
@@ -183,6 +187,7 @@ def read(path: Path) -> Checkpoint | None:
             model=description["model"],
             tensors=from_json(description["tensors"]),
             lineage=lineage_from_json(description.get("lineage", [])),
+            tokenizer=description.get("tokenizer"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("skipping the torn checkpoint %s: %r", path, error)
@@ -240,6 +245,7 @@ def write_description(
     shape: ModelShape,
     files: Sequence[str],
     tensors: Mapping[str, StoredTensor],
+    tokenizer: str | None,
     lineage: Lineage = NO_LINEAGE,
 ) -> None:
     """Write what makes the files in a directory a checkpoint, and return when the names of all
@@ -253,6 +259,7 @@ def write_description(
         "counters": asdict(counters),
         "model": asdict(shape),
         "lineage": lineage.to_json(),
+        "tokenizer": tokenizer,
         "files": {name: (path / name).stat().st_size for name in files},
         "tensors": to_json(tensors),
     }

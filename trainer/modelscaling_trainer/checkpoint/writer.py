@@ -89,14 +89,17 @@ class CheckpointWriter:
         directory: Path,
         *,
         keep: int,
+        tokenizer: str | None,
         keeps_best: bool = False,
         parts_timeout_s: float = PARTS_TIMEOUT_S,
     ) -> None:
         """`keep` is how many checkpoints stay, the one of the best validation beside them with
-        `keeps_best`; `begin_group` comes before the first save.
+        `keeps_best`; `tokenizer` is the identity of the data's; `begin_group` comes before the
+        first save.
         """
         self._directory = directory
         self._keep = keep
+        self._tokenizer = tokenizer
         self._keeps_best = keeps_best
         self._parts_timeout_s = parts_timeout_s
         self._staging = Staging()
@@ -338,7 +341,7 @@ class CheckpointWriter:
                 f"{self._parts_timeout_s:g} s; their logs say why"
             ) from error
         fence.check(self._directory, self._place.generation)
-        save.attempt.publish(save.counters, save.model)
+        save.attempt.publish(save.counters, save.model, tokenizer=self._tokenizer)
         self.failure = None
         self.written_step = save.counters.step
         self.written_seconds = time.monotonic() - save.started

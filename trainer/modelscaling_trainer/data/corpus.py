@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelscaling_trainer.data.text_files import find_files, read_tokens
-from modelscaling_trainer.data.tokenizer import open_tokenizer
+from modelscaling_trainer.data.text_files import BINARY, find_files, read_tokens
+from modelscaling_trainer.data.tokenizer import ByteTokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,8 @@ class Corpus:
     """All ids, memory-mapped."""
     fingerprint: str
     """A digest of the ids: two pods with equal fingerprints read the same data."""
+    tokenizer: str | None
+    """The identity of the tokenizer that its ids are of; None where nobody has declared it."""
 
 
 def open_corpus(data: DataConfiguration, *, vocabulary_size: int, scratch: Path) -> Corpus:
@@ -64,7 +66,17 @@ def open_corpus(data: DataConfiguration, *, vocabulary_size: int, scratch: Path)
     with _lock(cache.with_suffix(".lock")):
         if not cache.exists():
             _write_cache(cache, files, tokenizer, vocabulary_size)
-    return _read_cache(cache)
+    return _read_cache(cache, tokenizer=_declared(files, tokenizer))
+
+
+def _declared(files: list[Path], tokenizer: Tokenizer) -> str | None:
+    """Return the identity of a corpus' tokenizer. Byte is the default, so that beside files of ids
+    it says nothing of these.
+    """
+    is_default = tokenizer.identity == ByteTokenizer.identity
+    if is_default and any(path.suffix == BINARY for path in files):
+        return None
+    return tokenizer.identity
 
 
 def _cache_key(files: list[Path], tokenizer: Tokenizer, vocabulary_size: int) -> str:
@@ -113,7 +125,7 @@ def _write_tokens(
     _log.info("read the corpus", extra={"files": len(files), "tokens": count})
 
 
-def _read_cache(cache: Path) -> Corpus:
+def _read_cache(cache: Path, *, tokenizer: str | None) -> Corpus:
     description = json.loads((cache / _DESCRIPTION).read_text())
     dtype, count = np.dtype(description["dtype"]), description["count"]
     tokens = (
@@ -121,4 +133,4 @@ def _read_cache(cache: Path) -> Corpus:
         if count
         else np.empty(0, dtype)  # an empty file cannot be mapped
     )
-    return Corpus(tokens=tokens, fingerprint=description["fingerprint"])
+    return Corpus(tokens=tokens, fingerprint=description["fingerprint"], tokenizer=tokenizer)

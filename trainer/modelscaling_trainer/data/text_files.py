@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from modelscaling_trainer.data.tokenizer import Tokenizer
 
 PIECE_BYTES = 1 << 20
+BINARY = ".bin"
+"""The suffix of files with token ids, which no tokenizer reads."""
 _UINT16_IDS = 1 << 16
 
 
@@ -68,7 +70,7 @@ def read_tokens(
 
 
 def _read(path: Path, tokenizer: Tokenizer, vocabulary_size: int) -> Iterator[NDArray[np.uint32]]:
-    if path.suffix == ".bin":
+    if path.suffix == BINARY:
         yield from _read_binary(path, "<u2" if vocabulary_size <= _UINT16_IDS else "<u4")
         return
     pieces = _read_jsonl(path) if path.suffix == ".jsonl" else _read_text(path)

@@ -20,7 +20,9 @@ class Tokenizer(Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells this tokenizer from all others, for the name of a cache."""
+        """What tells this tokenizer from all others: in the name of a cache, and in checkpoints of
+        models that are trained with it.
+        """
         ...
 
     def encode(self, text: bytes) -> NDArray[np.uint32]:

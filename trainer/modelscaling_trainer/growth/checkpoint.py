@@ -70,6 +70,7 @@ def write_grown(
         shape=plan.shape,
         files=[_PART],
         tensors=index({_PART: ordered}),
+        tokenizer=source.tokenizer,
         lineage=lineage,
     )
 
