@@ -19,8 +19,8 @@ from devcluster import (
 )
 from devcluster.layout import Layout
 from devcluster.up import up
-from tests.e2e.in_pods import signal_worker, wait_for_attempt
-from tests.e2e.steady import begin, causes, finish, lost_steps, saved
+from tests.e2e.in_pods import check_checkpoints, signal_worker, wait_for_attempt
+from tests.e2e.steady import begin, causes, finish, is_settled, lost_steps, saved
 from tests.live_run import condition_of
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_t
     run.patch(template={"spec": 5})
     run.wait_for_condition("Accepted", "InvalidTemplate")
     run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
+    run.wait_for(lambda status: len(causes(status)) == 1)
+    check_checkpoints(run)
     status = finish(run, undisturbed)
 
     assert len(causes(status)) == 1
@@ -264,6 +266,10 @@ def test_the_api_server_and_etcd_may_restart_in_the_middle_of_a_change(
     run.kubectl("scale", "msc/restarted", "--replicas=3")
     processes.kill([running["kube-apiserver"], running["etcd"]])
     up(layout)
+    run.wait_for(
+        lambda status: is_settled(status, 3) and bool(status["progress"].get("checkpointStep"))
+    )
+    check_checkpoints(run)
     status = finish(run, undisturbed)
 
     assert status["group"]["members"] == 3
