@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from devcluster.layout import Layout
 from devcluster.up import up
 from tests.e2e.in_pods import check_checkpoints, signal_worker, wait_for_attempt
 from tests.e2e.steady import begin, causes, finish, is_settled, lost_steps, saved
-from tests.live_run import condition_of
+from tests.live_run import condition_of, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,8 @@ pytestmark = [
 ]
 
 _ELASTIC = {"minReplicas": 1}
+_STOPPED_S = 30.0
+"""A worker of short steps is said to be late after 20 s, and given up after 60 s."""
 
 
 def _node_of(run: LiveRun, pod: str) -> str:
@@ -213,17 +216,33 @@ def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
 ) -> None:
     run = begin(cluster, run_namespace, "stopped")
 
+    pods = run.pods()
     signal_worker(run, "stopped-1", SIGSTOP)
-    run.wait_for(
+    stopped_at = time.monotonic()
+    said = run.wait_for(
         lambda status: (
             "rank 1 in pod stopped-1 does not come on"
             in condition_of(status, "Stalled").get("message", "")
         )
     )
+    left_s = stopped_at + _STOPPED_S - time.monotonic()
+    meanwhile = list(run.statuses(timeout_s=left_s))
+    stopped_s = time.monotonic() - stopped_at
     signal_worker(run, "stopped-1", SIGCONT)
+    run.wait_for(
+        lambda status: (
+            step_of(status) > step_of(said) and condition_of(status, "Stalled")["status"] == "False"
+        )
+    )
+    same = run.pods()
     status = finish(run, undisturbed)
 
-    assert lost_steps(status) == 0
+    assert stopped_s >= _STOPPED_S
+    assert {step_of(status) for status in meanwhile} == {step_of(said)}
+    assert {condition_of(status, "Stalled")["status"] for status in meanwhile} == {"True"}
+    assert same == pods
+    assert causes(status) == []
+    assert status.get("restarts", {}).get("count", 0) == 0
 
 
 def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
