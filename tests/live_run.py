@@ -86,6 +86,18 @@ class LiveRun:
         )
         return {p["metadata"]["name"]: p["metadata"]["uid"] for p in found.get("items", [])}
 
+    def wait_for_no_pods(self) -> None:
+        """Wait until none is left; fail if Kubernetes does not collect them, as it would not if one
+        had no owner.
+        """
+        here = f"--selector=modelscaling.dev/name={self.name}"
+        self.kubectl("wait", "pods", here, "--for=delete", "--timeout=60s")
+
+    def members(self, status: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of the pods of a status's group by rank."""
+        names = {uid: name for name, uid in self.pods().items()}
+        return tuple(names[uid] for uid in status["group"]["pods"])
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl in the run's namespace."""
         # First: what follows `--` is for the command in the pod.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from signal import SIGCONT, SIGSTOP
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,9 +70,16 @@ def wait_for_attempt(
     _run_python(run, pod, _WAIT_FOR_ATTEMPT, str(generation), str(attempt), state)
 
 
-def newest_checkpoint(run: LiveRun, pod: str) -> int:
-    """Return the step of the newest checkpoint, as a pod reads it; fail if any is torn."""
-    return int(_run_python(run, pod, _READ_CHECKPOINTS))
+def check_checkpoints(run: LiveRun) -> None:
+    """No checkpoint is torn, and none is lost that the status speaks of."""
+    first = run.members(run.get()["status"])[0]
+    # Training waits, so that it does not end meanwhile.
+    signal_worker(run, first, SIGSTOP)
+    known = run.get()["status"]["progress"]["checkpointStep"]
+    newest = int(_run_python(run, first, _READ_CHECKPOINTS))
+    signal_worker(run, first, SIGCONT)
+
+    assert newest >= known > 0
 
 
 def _run_python(run: LiveRun, pod: str, program: str, *arguments: str) -> str:

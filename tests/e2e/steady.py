@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.live_run import LiveRun
+from tests.live_run import LiveRun, condition_of
 from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def begin(
 
 def finish(run: LiveRun, undisturbed: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the status of a run that has done every step once, on the samples and with the loss of
-    the undisturbed one, with the pods that it is to have and with its last edit taken note of.
+    the undisturbed one, with the pods that it is to have and with its last edit taken note of. No
+    pod is left of it once it is deleted.
     """
     status = run.wait_for_state("Complete", timeout_s=240)
     whole, pods = run.get(), run.pods()
     run.delete()
+    run.wait_for_no_pods()
 
     progress, last = status["progress"], undisturbed[-1]
     assert progress["step"] == last["step"] == TOTAL_STEPS
@@ -73,6 +75,29 @@ def finish(run: LiveRun, undisturbed: list[dict[str, Any]]) -> dict[str, Any]:
     assert status["observedGeneration"] == whole["metadata"]["generation"]
     assert len(pods) == whole["spec"]["replicas"], pods
     return status
+
+
+def is_settled(status: dict[str, Any], replicas: int) -> bool:
+    """Whether a group of so many pods trains, and has told what its change cost."""
+    group = status["group"]
+    is_told = group.get("trained") and group.get("recordedAttempt")
+    is_rescaling = condition_of(status, "Rescaling")["status"] == "True"
+    return bool(
+        is_told
+        and not is_rescaling
+        and not group.get("broken")
+        and group["members"] == replicas
+        and "loss" in status["progress"]
+    )
+
+
+def wait_for_pods(run: LiveRun, expected: set[str]) -> None:
+    """Wait until the run has these pods, by their UIDs, and no others."""
+    here = (f"--selector=modelscaling.dev/name={run.name}", f"--namespace={run.namespace}")
+    for _ in run.cluster.watch("pods", *here, timeout_s=60):
+        if set(run.pods().values()) == expected:
+            return
+    raise AssertionError(f"{run.name} has the pods {run.pods()}, expected are {expected}")
 
 
 def assert_followed(seen: list[dict[str, Any]], undisturbed: list[dict[str, Any]]) -> None:

@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.in_pods import newest_checkpoint, signal_worker, wait_for_attempt
-from tests.e2e.steady import assert_followed, begin, finish, lost_steps, saved
-from tests.live_run import condition_of
+from tests.e2e.in_pods import check_checkpoints, signal_worker, wait_for_attempt
+from tests.e2e.steady import (
+    assert_followed,
+    begin,
+    finish,
+    is_settled,
+    lost_steps,
+    saved,
+    wait_for_pods,
+)
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
@@ -48,9 +55,8 @@ class Group:
 
     @classmethod
     def of(cls, run: LiveRun) -> Group:
-        group = run.get()["status"]["group"]
-        names = {uid: name for name, uid in run.pods().items()}
-        return cls(generation=group["generation"], pods=tuple(names[uid] for uid in group["pods"]))
+        status = run.get()["status"]
+        return cls(generation=status["group"]["generation"], pods=run.members(status))
 
 
 def _kill(run: LiveRun, pod: str) -> str:
@@ -64,15 +70,6 @@ def _scale(run: LiveRun, replicas: int) -> None:
     run.kubectl("scale", f"msc/{run.name}", f"--replicas={replicas}")
 
 
-def _wait_for_pods(run: LiveRun, expected: set[str]) -> None:
-    """Wait until the run has these pods, by their UIDs, and no others."""
-    here = (f"--selector=modelscaling.dev/name={run.name}", f"--namespace={run.namespace}")
-    for _ in run.cluster.watch("pods", *here, timeout_s=60):
-        if set(run.pods().values()) == expected:
-            return
-    raise AssertionError(f"{run.name} has the pods {run.pods()}, expected are {expected}")
-
-
 def _wait_for_newcomer(run: LiveRun, group: Group) -> str:
     here = (f"--selector=modelscaling.dev/name={run.name}", f"--namespace={run.namespace}")
     for pod in run.cluster.watch("pods", *here, timeout_s=60):
@@ -82,20 +79,6 @@ def _wait_for_newcomer(run: LiveRun, group: Group) -> str:
     raise AssertionError(f"nobody comes to {group.pods}")
 
 
-def _is_settled(status: dict[str, Any], replicas: int) -> bool:
-    """Whether a group of so many pods trains, and has told what its change cost."""
-    group = status["group"]
-    is_told = group.get("trained") and group.get("recordedAttempt")
-    is_rescaling = condition_of(status, "Rescaling")["status"] == "True"
-    return bool(
-        is_told
-        and not is_rescaling
-        and not group.get("broken")
-        and group["members"] == replicas
-        and "loss" in status["progress"]
-    )
-
-
 def _check_recovery(
     run: LiveRun, replicas: int, undisturbed: list[dict[str, Any]], *, without: str
 ) -> None:
@@ -103,9 +86,9 @@ def _check_recovery(
     no others, its last edit taken note of, and with the undisturbed run's loss.
     """
     status = run.wait_for(
-        lambda status: _is_settled(status, replicas) and without not in status["group"]["pods"],
+        lambda status: is_settled(status, replicas) and without not in status["group"]["pods"],
     )
-    _wait_for_pods(run, set(status["group"]["pods"]))
+    wait_for_pods(run, set(status["group"]["pods"]))
 
     assert status["observedGeneration"] == run.get()["metadata"]["generation"]
     assert_followed([status["progress"]], undisturbed)
@@ -133,7 +116,7 @@ def test_a_pod_may_be_killed_at_any_point_of_a_change(
     _kill_while_the_new_group_meets(run, victim, undisturbed)
     _kill_after_the_switch(run, victim, undisturbed)
     _kill_while_the_old_group_ends(run, victim, undisturbed)
-    _check_checkpoints(run)
+    check_checkpoints(run)
     status = finish(run, undisturbed)
 
     assert lost_steps(status) == 0
@@ -189,13 +172,3 @@ def _kill_after_the_switch(run: LiveRun, victim: Victim, undisturbed: list[dict[
     group = Group.of(run)
     pod, _ = _pick(victim, group, group.pods[-1])
     _check_recovery(run, 4, undisturbed, without=_kill(run, pod))
-
-
-def _check_checkpoints(run: LiveRun) -> None:
-    """No checkpoint is torn, and none is lost that the status speaks of."""
-    first = Group.of(run).pods[0]
-    # Training waits, so that it does not end meanwhile.
-    signal_worker(run, first, SIGSTOP)
-    known = run.get()["status"]["progress"]["checkpointStep"]
-    assert newest_checkpoint(run, first) >= known > 0
-    signal_worker(run, first, SIGCONT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import TYPE_CHECKING
@@ -19,9 +20,9 @@ from devcluster import (
 )
 from devcluster.layout import Layout
 from devcluster.up import up
-from tests.e2e.in_pods import signal_worker, wait_for_attempt
-from tests.e2e.steady import begin, causes, finish, lost_steps, saved
-from tests.live_run import condition_of
+from tests.e2e.in_pods import check_checkpoints, signal_worker, wait_for_attempt
+from tests.e2e.steady import begin, causes, finish, is_settled, lost_steps, saved
+from tests.live_run import condition_of, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,8 @@ pytestmark = [
 ]
 
 _ELASTIC = {"minReplicas": 1}
+_STOPPED_S = 30.0
+"""A worker of short steps is said to be late after 20 s, and given up after 60 s."""
 
 
 def _node_of(run: LiveRun, pod: str) -> str:
@@ -124,6 +127,8 @@ def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_t
     run.patch(template={"spec": 5})
     run.wait_for_condition("Accepted", "InvalidTemplate")
     run.kubectl("delete", "pod", "pod-killed-0", "--grace-period=0", "--force")
+    run.wait_for(lambda status: len(causes(status)) == 1)
+    check_checkpoints(run)
     status = finish(run, undisturbed)
 
     assert len(causes(status)) == 1
@@ -211,17 +216,33 @@ def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
 ) -> None:
     run = begin(cluster, run_namespace, "stopped")
 
+    pods = run.pods()
     signal_worker(run, "stopped-1", SIGSTOP)
-    run.wait_for(
+    stopped_at = time.monotonic()
+    said = run.wait_for(
         lambda status: (
             "rank 1 in pod stopped-1 does not come on"
             in condition_of(status, "Stalled").get("message", "")
         )
     )
+    left_s = stopped_at + _STOPPED_S - time.monotonic()
+    meanwhile = list(run.statuses(timeout_s=left_s))
+    stopped_s = time.monotonic() - stopped_at
     signal_worker(run, "stopped-1", SIGCONT)
+    run.wait_for(
+        lambda status: (
+            step_of(status) > step_of(said) and condition_of(status, "Stalled")["status"] == "False"
+        )
+    )
+    same = run.pods()
     status = finish(run, undisturbed)
 
-    assert lost_steps(status) == 0
+    assert stopped_s >= _STOPPED_S
+    assert {step_of(status) for status in meanwhile} == {step_of(said)}
+    assert {condition_of(status, "Stalled")["status"] for status in meanwhile} == {"True"}
+    assert same == pods
+    assert causes(status) == []
+    assert status.get("restarts", {}).get("count", 0) == 0
 
 
 def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
@@ -264,6 +285,10 @@ def test_the_api_server_and_etcd_may_restart_in_the_middle_of_a_change(
     run.kubectl("scale", "msc/restarted", "--replicas=3")
     processes.kill([running["kube-apiserver"], running["etcd"]])
     up(layout)
+    run.wait_for(
+        lambda status: is_settled(status, 3) and bool(status["progress"].get("checkpointStep"))
+    )
+    check_checkpoints(run)
     status = finish(run, undisturbed)
 
     assert status["group"]["members"] == 3

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from signal import SIGCONT, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.in_pods import signal_worker
 from tests.e2e.steady import (
     assert_followed,
     begin,
@@ -154,12 +156,20 @@ def test_a_horizontal_pod_autoscaler_moves_a_run(
     }
     run.kubectl("apply", "--filename=-", stdin=json.dumps(autoscaler))
     grown = run.wait_for(lambda status: _mesh_of(status) == "dp2")
+    bounds = {"spec": {"minReplicas": 1, "maxReplicas": 1}}
+    run.kubectl("patch", "hpa", "autoscaled", f"--patch={json.dumps(bounds)}")
+    # The autoscaler looks every 15 s: training waits, so that it does not end meanwhile.
+    signal_worker(run, "autoscaled-0", SIGSTOP)
+    run.wait_for(lambda status: status["observedGeneration"] > grown["observedGeneration"])
+    signal_worker(run, "autoscaled-0", SIGCONT)
+    shrunk = run.wait_for(lambda status: _mesh_of(status) == "single")
     found = cluster.get("hpa", "autoscaled", f"--namespace={run_namespace}")
     run.kubectl("delete", "hpa", "autoscaled")
     status = finish(run, undisturbed)
 
     assert found["status"]["currentReplicas"] >= 1
     assert causes(grown) == ["ReplicasChanged"]
+    assert causes(shrunk) == ["ReplicasChanged", "ReplicasChanged"]
     assert lost_steps(status) == 0
 
 

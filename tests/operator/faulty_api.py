@@ -8,6 +8,7 @@ import json
 import ssl
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ _REFUSALS = {409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503:
 _DROPPED, _UNHEARD, _WATCH_CUT = "dropped", "done but unheard", "watch cut"
 FAULTS = {*map(str, _REFUSALS), _DROPPED, _UNHEARD, _WATCH_CUT}
 """All that it does to requests."""
+_FAILURES = ("500", "503")
+"""What a server answers that is itself in trouble."""
+_CALM_S, _BURST_S = (4.0, 10.0), (1.0, 2.0)
+"""Between two bursts of failures, and of each: the shortest and the longest."""
 _WATCH_S = 2.0
 """How long a watch goes well."""
 
@@ -36,19 +41,38 @@ Choose = Callable[[web.Request, bytes], str | None]
 """Says which fault befalls a request, if any, from its head and its body."""
 
 
+def is_watch(request: web.Request) -> bool:
+    """Whether a request is answered for as long as it goes well."""
+    return "watch" in request.query
+
+
 class DrawnFaults:
-    """What happens to each request is drawn from a seed."""
+    """What happens to each request is drawn from a seed; so is when, for a second or two, all are
+    refused, watches as well.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
+        self._burst_begins = self._burst_ends = time.monotonic()
+        self.refused_in_bursts = 0
 
     def __call__(self, request: web.Request, _body: bytes) -> str | None:
-        if self._random.random() > _FAULT_SHARE:
+        if self._is_burst():
+            self.refused_in_bursts += 1
+            return self._random.choice(_FAILURES)
+        if is_watch(request) or self._random.random() > _FAULT_SHARE:
             return None
         kinds = sorted(FAULTS - {_WATCH_CUT})
         if request.method == "GET":
             kinds.remove("409")
         return self._random.choice(kinds)
+
+    def _is_burst(self) -> bool:
+        now = time.monotonic()
+        if now >= self._burst_ends:
+            self._burst_begins = now + self._random.uniform(*_CALM_S)
+            self._burst_ends = self._burst_begins + self._random.uniform(*_BURST_S)
+        return now >= self._burst_begins
 
 
 class FinalizerConflicts:
@@ -80,10 +104,10 @@ class FaultyApi:
         self._server, self._ssl = _server_of(kubeconfig)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if request.query.get("watch"):
-            return await self._watch(request)
         body = await request.read()
         fault = self._choose(request, body)
+        if fault is None and is_watch(request):
+            return await self._watch(request)
         if fault is None:
             return await self._forward(request, body)
         self.counts[fault] += 1

@@ -49,7 +49,8 @@ def test_a_run_is_rescaled_through_an_api_server_that_fails_all_the_time(
 ) -> None:
     undisturbed = train_locally(steady_spec(), tmp_path)
     run = LiveRun(cluster=cluster, namespace=namespace, name="harassed")
-    with serving(cluster, namespace, tmp_path, DrawnFaults(seed=0)) as api:
+    faults = DrawnFaults(seed=0)
+    with serving(cluster, namespace, tmp_path, faults) as api:
         run.apply(steady_spec())
         run.wait_for_step(100)
         run.kubectl("scale", "msc/harassed", "--replicas=3")
@@ -60,6 +61,7 @@ def test_a_run_is_rescaled_through_an_api_server_that_fails_all_the_time(
     assert causes(status)[0] == "ReplicasChanged"
     assert lost_steps(status) == 0
     assert set(api.counts) == FAULTS
+    assert faults.refused_in_bursts > 0
 
 
 @pytest.mark.usefixtures("crd")
