@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _FAULT_SHARE = 0.3
 """Of all requests but watches."""
 _REFUSALS = {409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503: "Unavailable"}
-_DROPPED, _UNHEARD, _WATCH_CUT = "dropped", "done but unheard", "watch cut"
-FAULTS = {*map(str, _REFUSALS), _DROPPED, _UNHEARD, _WATCH_CUT}
+DROPPED, _UNHEARD, _WATCH_CUT = "dropped", "done but unheard", "watch cut"
+FAULTS = {*map(str, _REFUSALS), DROPPED, _UNHEARD, _WATCH_CUT}
 """All that it does to requests."""
 _FAILURES = ("500", "503")
 """What a server answers that is itself in trouble."""
@@ -113,7 +113,7 @@ class FaultyApi:
         self.counts[fault] += 1
         if fault == _UNHEARD:
             await self._forward(request, body)
-        if fault in {_DROPPED, _UNHEARD}:
+        if fault in {DROPPED, _UNHEARD}:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
