@@ -95,10 +95,8 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
     if isinstance(ready, Decision):
         return ready
     draft = ready
-    if outdated_members(wish, seen):
-        since = _rescaling_since(draft)
-        if not old_pods_stay(wish, seen, since, now):
-            return _replace_template(draft, wish)
+    if outdated_members(wish, seen) and not old_pods_stay(wish, seen, now):
+        return _replace_template(draft, wish)
     return _train(draft, wish, policy)
 
 
@@ -219,19 +217,13 @@ def _waiting_since(draft: Draft, present: Mapping[str, Presence]) -> datetime:
     group = draft.status.group
     told = group.pods if group else ()
     if told and all(present.get(uid) is Presence.ABLE for uid in told):
-        return _rescaling_since(draft)
+        is_known = conditions.holds(ConditionType.RESCALING)
+        return conditions.since(ConditionType.RESCALING) if is_known else draft.now
     return max(
         draft.status.start_time or draft.now,
         conditions.since(ConditionType.SUSPENDED),
         _stopped_time(draft),
     )
-
-
-def _rescaling_since(draft: Draft) -> datetime:
-    """Return since when another group is wished than the one that trains; now if none is."""
-    if draft.conditions.holds(ConditionType.RESCALING):
-        return draft.conditions.since(ConditionType.RESCALING)
-    return draft.now
 
 
 def _stopped_time(draft: Draft) -> datetime:

@@ -4,13 +4,12 @@ The new ones start beside the old ones, which train on: an image that is missing
 no node can meet, stops nothing. Once all of them are warm, a run with a checkpoint volume saves,
 ends its old pods and goes on in the new ones: what an image of another release holds in memory may
 not be what this one expects. Without a volume the state moves from memory to memory, as in any
-other change. Where there is no room for both, the old ones save and make room, if there is where to
-save.
+other change. No old pod makes room: whether its place would do for a new one, only the scheduler
+knows, and a run that trains is not stopped for a guess.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from modelscaling_operator.observation import Observation, Pod
-    from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
 
 
@@ -32,9 +30,9 @@ def outdated_members(wish: Wish, seen: Observation) -> tuple[Pod, ...]:
     return tuple(pod for pod in seen.members if pod and pod.revision != wish.revision)
 
 
-def old_pods_stay(wish: Wish, seen: Observation, since: datetime, now: datetime) -> bool:
+def old_pods_stay(wish: Wish, seen: Observation, now: datetime) -> bool:
     """Whether members of another template are to stay until they are relieved; else all pods of
-    other templates save and end now. `since` is when their successors began to be awaited.
+    other templates save and end now.
     """
     group = seen.status.group
     present = presences(seen, now)
@@ -46,15 +44,4 @@ def old_pods_stay(wish: Wish, seen: Observation, since: datetime, now: datetime)
     if wish.spec.checkpoint is None:
         return True
     roles = assign_roles(wish, seen, present, now)
-    if not group.broken and len(roles.able) >= wish.spec.replicas:
-        return False
-    patience = timedelta(seconds=wish.spec.elastic.patience_seconds)
-    return now < since + patience or not _is_without_room(seen, roles)
-
-
-def _is_without_room(seen: Observation, roles: Roles) -> bool:
-    """Whether the cluster has no room, or a quota none left, for pods beside those that train."""
-    obstacles = (pod.obstacle for pod in roles.wished)
-    return seen.refusal is not None or any(
-        obstacle is not None and obstacle.reason is Reason.UNSCHEDULABLE for obstacle in obstacles
-    )
+    return bool(group.broken) or len(roles.able) < wish.spec.replicas

@@ -116,24 +116,11 @@ def test_an_image_that_is_missing_leaves_the_old_group_training(
     assert world.status.rescales == ()
 
 
-def test_where_there_is_no_room_for_both_the_old_pods_make_room_after_a_while() -> None:
-    world = trained_world()
+@pytest.mark.parametrize("checkpoint", [CHECKPOINT, None])
+def test_no_old_pod_makes_room_for_a_new_one(checkpoint: dict[str, Any] | None) -> None:
+    world = trained_world(checkpoint=checkpoint)
     world.room = 2
-    edit(world, template=OTHER_IMAGE)
-    world.tick()
-    hinder(world, Reason.UNSCHEDULABLE, "Insufficient cpu")
-
-    assert PATIENCE_S - 2 <= tick_until_stopped(world, at_most=2 * PATIENCE_S) <= PATIENCE_S + 2
-
-    for name, pod in world.pods.items():
-        world.pods[name] = replace(pod, obstacle=None)
-    finished_rollover(world)
-
-
-def test_without_a_volume_no_old_pod_makes_room() -> None:
-    world = trained_world(checkpoint=None)
-    world.room = 2
-    edit(world, checkpoint=None, template=OTHER_IMAGE)
+    edit(world, checkpoint=checkpoint, template=OTHER_IMAGE)
     world.tick()
     hinder(world, Reason.UNSCHEDULABLE, "Insufficient cpu")
     step = world.step
@@ -141,6 +128,17 @@ def test_without_a_volume_no_old_pod_makes_room() -> None:
         world.tick()
 
     assert world.step == step + PATIENCE_S + 20
+    assert condition(world, ConditionType.RESCALING).reason == Reason.UNSCHEDULABLE
+
+    edit(world, checkpoint=checkpoint, template=OTHER_IMAGE, suspend=True)
+    for _ in range(10):
+        world.tick()
+    edit(world, checkpoint=checkpoint, template=OTHER_IMAGE)
+    for _ in range(10):
+        world.tick()
+
+    assert state(world) is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
 
 
 def test_other_processes_and_another_volume_need_the_old_pods_to_end_first() -> None:
