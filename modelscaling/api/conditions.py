@@ -126,7 +126,7 @@ class Reason(_Documented):
     MODEL_GROWN = ("ModelGrown", "The model was declared larger, and has grown.")
     TEMPLATE_CHANGED = (
         "TemplateChanged",
-        "The pod template changed: pods of the new one replace every pod.",
+        "What the spec says of its pods changed: new ones replace all of them.",
     )
     GROUP_BROKE = ("GroupBroke", "A member of the group failed or was lost.")
     WORKER_REPLACED = (

@@ -22,7 +22,7 @@ def assignment(
     generation: int = 0,
 ) -> GroupAssignment | None:
     """Return the assignment of these pods in this order; None if no mesh is legal for so many."""
-    members = tuple(_member(pod, wish) for pod in pods)
+    members = tuple(_member(pod) for pod in pods)
     plan = wish.plan_for(len(members))
     if plan is None:
         return None
@@ -32,7 +32,7 @@ def assignment(
         members=members,
         mesh=plan.mesh,
         configuration=wish.configuration,
-        leaving=tuple(_member(pod, wish) for pod in leaving),
+        leaving=tuple(_member(pod) for pod in leaving),
     )
 
 
@@ -63,9 +63,5 @@ def in_rank_order(pods: Iterable[Pod], seen: Observation) -> tuple[Pod, ...]:
     return tuple(sorted(pods, key=lambda pod: (ranks.get(pod.uid, len(ranks)), pod.index)))
 
 
-def _member(pod: Pod, wish: Wish) -> Member:
-    return Member(
-        index=pod.index,
-        address=pod.address or "",
-        processes=wish.spec.processes_per_replica,
-    )
+def _member(pod: Pod) -> Member:
+    return Member(index=pod.index, address=pod.address or "", processes=pod.processes)

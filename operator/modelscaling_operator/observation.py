@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from modelscaling.api.conditions import Reason
 from modelscaling.api.modelscaling import TRAINER_CONTAINER
 from modelscaling.api.status import ModelScalingStatus
-from modelscaling.protocol import AgentStatus, TerminationReport
+from modelscaling.protocol import AgentEnvironment, AgentStatus, TerminationReport
 from modelscaling_operator.identity import (
     INDEX_LABEL,
     REVISION_LABEL,
@@ -70,6 +70,8 @@ class Pod:
     owner_uid: str
     revision: str
     image: str
+    processes: int
+    """How many worker processes it was made for."""
     phase: PodPhase
     created: datetime
     node: str = ""
@@ -200,6 +202,8 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         return None
     owners = metadata.get("ownerReferences") or []
     container = _container_status(status)
+    containers: list[Json] = spec["containers"]
+    trainer = next((c for c in containers if c["name"] == TRAINER_CONTAINER), {})
     deletion = metadata.get("deletionTimestamp")
     return Pod(
         name=metadata["name"],
@@ -207,9 +211,8 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         index=int(index),
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
         revision=labels.get(REVISION_LABEL, ""),
-        image=next(
-            (c.get("image", "") for c in spec["containers"] if c["name"] == TRAINER_CONTAINER), ""
-        ),
+        image=trainer.get("image", ""),
+        processes=_processes(trainer),
         phase=PodPhase(status.get("phase") or PodPhase.PENDING),
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         node=spec.get("nodeName") or "",
@@ -224,6 +227,12 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         obstacle=_obstacle(metadata["name"], status),
         is_spare=labels.get(ROLE_LABEL) == SPARE,
     )
+
+
+def _processes(trainer: Json) -> int:
+    environment = {entry["name"]: entry.get("value", "") for entry in trainer.get("env") or []}
+    number = environment.get(AgentEnvironment.PROCESSES, "")
+    return int(number) if number.isdecimal() else 1
 
 
 def _container_status(status: Json) -> Json:

@@ -82,16 +82,18 @@ def pod_revision(spec: ModelScalingSpec) -> str:
 
     The operator's own part is left out, so that an upgrade of the operator replaces no pod.
     """
-    own = {
-        "processes": spec.processes_per_replica,
-        "volume": spec.checkpoint.volume if spec.checkpoint else None,
-    }
-    return f"{_digest(own)}-{_digest(spec.template)}"
+    volume = spec.checkpoint.volume if spec.checkpoint else None
+    return f"{spec.processes_per_replica}-{_digest(volume)}-{_digest(spec.template)}"
 
 
-def differ_in_template_alone(revision: str, other: str) -> bool:
-    """Whether pods of two revisions have as many processes, and save to the same place."""
-    return revision.partition("-")[0] == other.partition("-")[0]
+def have_same_template(revision: str, other: str) -> bool:
+    """Whether pods of two revisions were made from the same template."""
+    return revision.rpartition("-")[2] == other.rpartition("-")[2]
+
+
+def save_to_same_volume(revision: str, other: str) -> bool:
+    """Whether pods of two revisions save to the same volume, or both to none."""
+    return revision.split("-")[1:2] == other.split("-")[1:2]
 
 
 def _digest(content: object) -> str:

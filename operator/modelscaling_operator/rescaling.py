@@ -38,7 +38,7 @@ def say_rescaling(
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
     waiting = waits_for(wish, seen, roles, now)
     change = (
-        "Pods of the edited template are to replace those that train"
+        "Pods of the edited spec are to replace those that train"
         if outdated_members(wish, seen)
         else f"The group changes from {group.mesh} to {wish.plan.mesh}"
     )

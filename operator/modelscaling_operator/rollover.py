@@ -1,11 +1,12 @@
-"""How the pods of an edited template take the place of those that train.
+"""How other pods take the place of those that train, where the spec says something else of them:
+another template, volume, or number of processes.
 
 The new ones start beside the old ones, which train on: an image that is missing, or a request that
-no node can meet, stops nothing. Once all of them are warm, a run with a checkpoint volume saves,
+no node can meet, stops nothing. Once all of them are warm the state moves from memory to memory, as
+in any other change. Only where the template is another one, and the volume is not, the run saves,
 ends its old pods and goes on in the new ones: what an image of another release holds in memory may
-not be what this one expects. Without a volume the state moves from memory to memory, as in any
-other change. No old pod makes room: whether its place would do for a new one, only the scheduler
-knows, and a run that trains is not stopped for a guess.
+not be what this one expects. No old pod makes room: whether its place would do for a new one, only
+the scheduler knows, and a run that trains is not stopped for a guess.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
 from modelscaling_operator.breakage import holders
-from modelscaling_operator.pod import differ_in_template_alone
+from modelscaling_operator.pod import have_same_template, save_to_same_volume
 from modelscaling_operator.presence import presences
 from modelscaling_operator.roles import assign_roles
 
@@ -26,22 +27,27 @@ if TYPE_CHECKING:
 
 
 def outdated_members(wish: Wish, seen: Observation) -> tuple[Pod, ...]:
-    """Return the members of the present group that were made from another template."""
+    """Return the members of the present group of which the spec says something else by now."""
     return tuple(pod for pod in seen.members if pod and pod.revision != wish.revision)
 
 
 def old_pods_stay(wish: Wish, seen: Observation, now: datetime) -> bool:
-    """Whether members of another template are to stay until they are relieved; else all pods of
-    other templates save and end now.
+    """Whether outdated members are to stay until they are relieved; else all outdated pods save and
+    end now.
     """
     group = seen.status.group
     present = presences(seen, now)
     if group is None or group.broken == Reason.TEMPLATE_CHANGED or not holders(seen, present):
         return False
-    outdated = outdated_members(wish, seen)
-    if not all(differ_in_template_alone(pod.revision, wish.revision) for pod in outdated):
-        return False
-    if wish.spec.checkpoint is None:
+    if wish.spec.checkpoint is None or not _has_other_template_alone(wish, seen):
         return True
     roles = assign_roles(wish, seen, present, now)
     return bool(group.broken) or len(roles.able) < wish.spec.replicas
+
+
+def _has_other_template_alone(wish: Wish, seen: Observation) -> bool:
+    """Whether the members are of another template, and save to where the new pods look."""
+    outdated = outdated_members(wish, seen)
+    return any(not have_same_template(pod.revision, wish.revision) for pod in outdated) and all(
+        save_to_same_volume(pod.revision, wish.revision) for pod in outdated
+    )

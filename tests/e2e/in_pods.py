@@ -57,6 +57,17 @@ assert not torn, torn
 print(steps[-1])
 """
 
+_TEAR_CHECKPOINT = """
+import os
+from pathlib import Path
+from modelscaling.protocol import CHECKPOINT_MOUNT
+from modelscaling_trainer.checkpoint.directory import name_of, steps_in
+newest = max(steps_in(Path(CHECKPOINT_MOUNT)))
+[file, *_] = sorted((Path(CHECKPOINT_MOUNT) / name_of(newest)).glob("*.safetensors"))
+os.truncate(file, file.stat().st_size // 2)
+print(newest)
+"""
+
 
 def signal_worker(run: LiveRun, pod: str, number: Signals) -> None:
     """Send a signal to a worker process of a pod, in the pod."""
@@ -80,6 +91,11 @@ def check_checkpoints(run: LiveRun) -> None:
     signal_worker(run, first, SIGCONT)
 
     assert newest >= known > 0
+
+
+def tear_newest_checkpoint(run: LiveRun, pod: str) -> int:
+    """Take half of the newest checkpoint's weights away, and return its step."""
+    return int(_run_python(run, pod, _TEAR_CHECKPOINT))
 
 
 def _run_python(run: LiveRun, pod: str, program: str, *arguments: str) -> str:

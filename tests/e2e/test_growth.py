@@ -101,6 +101,7 @@ def test_growth_that_raises_the_loss_is_taken_back_and_leaves_no_trace(
 
     run.patch(model={"layers": 4, "growth": {"mode": "Stack", "tolerance": "0.001"}})
     message = run.wait_for_condition("Accepted", "GrowthRejected")
+    run.wait_for(lambda status: causes(status) == ["GrowthRejected"])
     status = finish(run, undisturbed)
 
     assert "0.0010 more is allowed" in message

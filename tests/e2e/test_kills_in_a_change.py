@@ -88,7 +88,7 @@ def _check_recovery(
     status = run.wait_for(
         lambda status: is_settled(status, replicas) and without not in status["group"]["pods"],
     )
-    wait_for_pods(run, set(status["group"]["pods"]))
+    wait_for_pods(run, status["group"]["pods"])
 
     assert status["observedGeneration"] == run.get()["metadata"]["generation"]
     assert_followed([status["progress"]], undisturbed)

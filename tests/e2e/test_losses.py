@@ -20,7 +20,12 @@ from devcluster import (
 )
 from devcluster.layout import Layout
 from devcluster.up import up
-from tests.e2e.in_pods import check_checkpoints, signal_worker, wait_for_attempt
+from tests.e2e.in_pods import (
+    check_checkpoints,
+    signal_worker,
+    tear_newest_checkpoint,
+    wait_for_attempt,
+)
 from tests.e2e.steady import begin, causes, finish, is_settled, lost_steps, saved
 from tests.live_run import condition_of, step_of
 
@@ -85,6 +90,7 @@ def test_a_killed_pod_is_done_without_until_another_is_there(
     run = begin(cluster, run_namespace, "shrinks", elastic=_ELASTIC)
 
     run.kubectl("delete", "pod", "shrinks-0", "--grace-period=0", "--force")
+    run.wait_for(lambda status: len(causes(status)) == 2)
     status = finish(run, undisturbed)
 
     assert [(r["from"], r["to"]) for r in status["rescales"]] == [
@@ -135,6 +141,24 @@ def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_t
     assert lost_steps(status) <= 100
 
 
+def test_a_run_whose_pods_are_all_killed_goes_on_from_the_newest_checkpoint_that_is_whole(
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "torn", step=200, checkpoint=saved(claim))
+    run.wait_for(lambda status: status["progress"].get("checkpointStep", 0) >= 200)
+
+    # Training waits, so that nothing newer is saved meanwhile.
+    signal_worker(run, "torn-0", SIGSTOP)
+    torn = tear_newest_checkpoint(run, "torn-0")
+    run.kubectl("delete", "pods", "torn-0", "torn-1", "--grace-period=0", "--force")
+    changed = run.wait_for(lambda status: len(causes(status)) == 1)
+    finish(run, undisturbed)
+
+    (record,) = changed["rescales"]
+    assert (record["source"], record["step"]) == ("Checkpoint", torn - 100)
+    assert record["lostSteps"] >= 100
+
+
 def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(
     cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -147,6 +171,7 @@ def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(
     )
 
     signal_worker(run, "copied-1", SIGKILL)
+    run.wait_for(lambda status: causes(status) == ["WorkerReplaced"])
     status = finish(run, undisturbed)
 
     (record,) = status["rescales"]
@@ -245,6 +270,23 @@ def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
     assert status.get("restarts", {}).get("count", 0) == 0
 
 
+def test_a_rank_that_is_stopped_for_good_is_replaced_in_its_pod(
+    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "hung")
+    before = run.pods()
+
+    signal_worker(run, "hung-0", SIGSTOP)
+    status = run.wait_for(lambda status: causes(status) == ["WorkerReplaced"])
+    after = run.pods()
+    finish(run, undisturbed)
+
+    assert before == after
+    assert "rank 0 was not heard of for" in status["restarts"]["message"]
+    assert status["restarts"]["count"] == 1
+    assert lost_steps(status) == 0
+
+
 def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
     cluster: Cluster, run_namespace: str, operator: str, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -253,6 +295,7 @@ def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
     with _no_operator(cluster, operator):
         signal_worker(run, "alone-1", SIGKILL)
         wait_for_attempt(run, "alone-0", 2)
+    run.wait_for(lambda status: causes(status) == ["WorkerReplaced"])
     status = finish(run, undisturbed)
 
     assert causes(status) == ["WorkerReplaced"]
@@ -267,7 +310,7 @@ def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothin
 
     here = f"--namespace={operator}"
     cluster.run("kubectl", "delete", "pods", "--all", here, "--grace-period=0", "--force")
-    run.wait_for_step(600)
+    run.wait_for_step(step_of(run.get()["status"]) + 100)
     after = run.pods()
     status = finish(run, undisturbed)
 

@@ -14,6 +14,7 @@ from tests.e2e.steady import (
     begin,
     causes,
     finish,
+    has_told,
     lost_steps,
     saved,
     steady_spec,
@@ -21,8 +22,6 @@ from tests.e2e.steady import (
 from tests.live_run import LiveRun, condition_of, step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from demo.kubectl import Cluster
 
 pytestmark = [
@@ -35,9 +34,18 @@ pytestmark = [
 def _mesh_of(status: dict[str, Any]) -> str:
     """Return the mesh of the group, once that has told what its change cost."""
     group = status.get("group") or {}
-    has_changed = group.get("generation", 1) > 1
-    is_known = group.get("trained") and (group.get("recordedAttempt") or not has_changed)
-    return str(group["mesh"]) if is_known else ""
+    return str(group["mesh"]) if has_told(group) else ""
+
+
+def _follow(run: LiveRun, *, until: str) -> list[dict[str, Any]]:
+    """Return the progress that is seen until the group has a mesh."""
+    seen: list[dict[str, Any]] = []
+    for status in run.statuses(timeout_s=120):
+        if "loss" in status.get("progress", {}):
+            seen.append(status["progress"])
+        if _mesh_of(status) == until:
+            return seen
+    raise AssertionError(f"the mesh is {_mesh_of(status)}, expected {until}")
 
 
 def test_a_sharded_run_without_checkpoints_is_scaled_and_laid_out_anew_while_it_trains(
@@ -48,34 +56,25 @@ def test_a_sharded_run_without_checkpoints_is_scaled_and_laid_out_anew_while_it_
     )
 
     seen: list[dict[str, Any]] = []
-    edits: Iterator[tuple[str, dict[str, Any]]] = iter(
-        [
-            ("fsdp2", {"replicas": 3}),
-            ("fsdp3", {"replicas": 4, "parallelism": {"dataReplicate": 2}}),
-            (
-                "dp2×fsdp2",
-                {
-                    "parallelism": {
-                        "dataReplicate": 1,
-                        "tensor": 2,
-                        "pipeline": 2,
-                        "tensorPlacement": "AcrossPods",
-                    }
-                },
-            ),
-            ("pp2×tp2", {"replicas": 2, "parallelism": {"tensor": 1, "pipeline": 1}}),
-            ("fsdp2", {}),
-        ]
-    )
-    mesh, edit = next(edits)
-    for status in run.statuses(timeout_s=300):
-        if "loss" in status.get("progress", {}):
-            seen.append(status["progress"])
-        if edit and _mesh_of(status) == mesh:
-            run.patch(**edit)
-            mesh, edit = next(edits)
-        if status.get("state") in {"Complete", "Failed"}:
-            break
+    for mesh, edit in (
+        ("fsdp2", {"replicas": 3}),
+        ("fsdp3", {"replicas": 4, "parallelism": {"dataReplicate": 2}}),
+        (
+            "dp2×fsdp2",
+            {
+                "parallelism": {
+                    "dataReplicate": 1,
+                    "tensor": 2,
+                    "pipeline": 2,
+                    "tensorPlacement": "AcrossPods",
+                }
+            },
+        ),
+        ("pp2×tp2", {"replicas": 2, "parallelism": {"tensor": 1, "pipeline": 1}}),
+    ):
+        seen += _follow(run, until=mesh)
+        run.patch(**edit)
+    seen += _follow(run, until="fsdp2")
     status = finish(run, undisturbed)
 
     meshes = [(r["from"], r["to"]) for r in status["rescales"]]
@@ -213,6 +212,7 @@ def test_a_pod_that_is_evicted_hands_its_state_over(
         "--filename=-",
         stdin=json.dumps(eviction),
     )
+    run.wait_for(lambda status: causes(status) == ["PodLeft"])
     status = finish(run, undisturbed)
 
     assert causes(status) == ["PodLeft"]

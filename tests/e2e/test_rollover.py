@@ -1,4 +1,4 @@
-"""The pod template of a run that trains is edited: first to what cannot start, then to what can."""
+"""What the spec says of its pods is edited while the run trains: other pods take over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.steady import TOTAL_STEPS, begin, causes, finish, lost_steps, saved
+from tests.e2e.steady import begin, causes, finish, lost_steps, saved
 from tests.live_run import condition_of, step_of
 
 if TYPE_CHECKING:
@@ -58,10 +58,26 @@ def test_a_template_is_edited_while_the_run_trains(
     marks = _marks(run)
     status = finish(run, undisturbed)
 
-    assert step_of(later) < TOTAL_STEPS
     assert condition_of(later, "Running")["status"] == "True"
     assert "no-such-trainer" in condition_of(waiting, "Rescaling")["message"]
     assert len([mark for mark in marks if mark == ["new"]]) == 2
     assert causes(status) == ["TemplateChanged"]
     assert lost_steps(status) == 0
+    assert status["restarts"]["count"] == 0
+
+
+def test_a_run_goes_on_in_pods_with_other_processes_and_a_volume(
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+) -> None:
+    run = begin(cluster, run_namespace, "moved")
+
+    run.patch(replicas=1, processesPerReplica=2, checkpoint=saved(claim))
+    changed = run.wait_for(lambda status: causes(status) == ["TemplateChanged"])
+    run.wait_for(lambda status: status["progress"].get("checkpointStep", 0) > 0)
+    status = finish(run, undisturbed)
+
+    assert "checkpointStep" not in changed["progress"]
+    (record,) = status["rescales"]
+    assert (record["from"], record["to"]) == ("dp2", "dp2")
+    assert (record["source"], record["lostSteps"]) == ("Memory", 0)
     assert status["restarts"]["count"] == 0

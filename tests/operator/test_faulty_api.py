@@ -72,6 +72,7 @@ def test_a_run_is_rescaled_through_an_api_server_that_fails_all_the_time(
         run.kubectl("scale", "msc/harassed", "--replicas=3")
         run.wait_for(lambda status: len(causes(status)) == 1)
         run.kubectl("delete", "pod", "harassed-1", "--grace-period=0", "--force")
+        run.wait_for(lambda status: len(causes(status)) == 2)
         status = finish(run, undisturbed)
 
     assert causes(status)[0] == "ReplicasChanged"
@@ -126,7 +127,6 @@ def _long_spec(steps: int) -> dict[str, Any]:
         model__contextLength=16,
         training__globalBatchSize=6,
         training__tokens=6 * 16 * steps,
-        training__schedule={"shape": "WarmupStableDecay", "decayFraction": "0"},
     )
 
 
@@ -144,7 +144,7 @@ def _rescale(run: LiveRun, replicas: int) -> dict[str, Any]:
             and status["replicas"] == status["readyReplicas"] == replicas
         )
     )
-    wait_for_pods(run, set(status["group"]["pods"]))
+    wait_for_pods(run, status["group"]["pods"])
 
     assert lost_steps(status) == 0
     return status

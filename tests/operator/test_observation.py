@@ -28,7 +28,15 @@ def body(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any
             "ownerReferences": [{"uid": "run-uid", "controller": True}],
             **metadata,
         },
-        "spec": {"containers": [{"name": "trainer", "image": "trainer:1"}]},
+        "spec": {
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "trainer:1",
+                    "env": [{"name": "MODELSCALING_PROCESSES", "value": "2"}],
+                }
+            ]
+        },
         "status": status or {},
     }
 
@@ -47,13 +55,13 @@ def test_a_running_pod_is_parsed() -> None:
 
     assert pod is not None
     assert pod.live
-    assert (pod.index, pod.owner_uid, pod.revision, pod.image, pod.address) == (
+    assert (pod.index, pod.owner_uid, pod.revision, pod.address) == (
         1,
         "run-uid",
         "abc",
-        "trainer:1",
         "10.0.0.1",
     )
+    assert (pod.image, pod.processes) == ("trainer:1", 2)
 
 
 def test_a_pod_that_is_deleted_is_not_live() -> None:

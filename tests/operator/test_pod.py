@@ -14,9 +14,10 @@ from modelscaling_operator.dependencies import (
 )
 from modelscaling_operator.merge import TemplateError
 from modelscaling_operator.pod import (
-    differ_in_template_alone,
+    have_same_template,
     pod_manifest,
     pod_revision,
+    save_to_same_volume,
     template_image,
 )
 from modelscaling_operator.wish import Rejection, Wish, resolve_wish
@@ -148,15 +149,24 @@ def test_pods_are_replaced_for_what_the_spec_says_about_them_alone() -> None:
     assert pod_revision(parse_spec(make_spec(template={"spec": {}}))) != base
 
 
-def test_another_template_is_told_from_other_processes_and_another_volume() -> None:
-    def is_alike(**changes: Any) -> bool:
-        return differ_in_template_alone(pod_revision(parse_spec(make_spec(**changes))), base)
-
+@pytest.mark.parametrize(
+    ("changes", "has_same_template", "saves_to_same_volume"),
+    [
+        ({}, True, True),
+        ({"template": {"spec": {"nodeSelector": {"gpu": "yes"}}}}, False, True),
+        ({"processesPerReplica": 2}, True, True),
+        ({"checkpoint": CHECKPOINT}, True, False),
+        ({"checkpoint": CHECKPOINT, "template": {"spec": {}}}, False, False),
+    ],
+)
+def test_a_revision_says_what_pods_differ_in(
+    changes: dict[str, Any], *, has_same_template: bool, saves_to_same_volume: bool
+) -> None:
     base = pod_revision(parse_spec(make_spec()))
+    edited = pod_revision(parse_spec(make_spec(**changes)))
 
-    assert is_alike(template={"spec": {"nodeSelector": {"gpu": "yes"}}})
-    assert not is_alike(processesPerReplica=2)
-    assert not is_alike(checkpoint=CHECKPOINT)
+    assert have_same_template(edited, base) is has_same_template
+    assert save_to_same_volume(edited, base) is saves_to_same_volume
 
 
 def test_a_pod_prefers_other_nodes_than_those_that_were_just_lost() -> None:

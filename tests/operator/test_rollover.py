@@ -1,4 +1,4 @@
-"""A pod template that is edited while the run trains."""
+"""What the spec says of its pods is edited while the run trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import RunState
 from modelscaling.protocol import StopMode
-from modelscaling_operator.action import CreatePods, Stop
+from modelscaling_operator.action import Assign, CreatePods, Stop
 from modelscaling_operator.observation import Obstacle, PodPhase
 from tests.operator.runs import CHECKPOINT, condition, state, trained_world
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.operator.world import World
 
 PATIENCE_S = 60
+OTHER_VOLUME = {"volume": {"persistentVolumeClaim": {"claimName": "other"}}}
 OTHER_IMAGE = {"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}}
 
 
@@ -100,7 +101,7 @@ def test_an_image_that_is_missing_leaves_the_old_group_training(
     rescaling = condition(world, ConditionType.RESCALING)
     assert rescaling.reason == Reason.POD_CANNOT_START
     assert rescaling.message == (
-        "Pods of the edited template are to replace those that train: pod tiny-2: ErrImagePull: "
+        "Pods of the edited spec are to replace those that train: pod tiny-2: ErrImagePull: "
         "not found"
     )
 
@@ -141,14 +142,53 @@ def test_no_old_pod_makes_room_for_a_new_one(checkpoint: dict[str, Any] | None) 
     assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
 
 
-def test_other_processes_and_another_volume_need_the_old_pods_to_end_first() -> None:
-    world = trained_world()
-    edit(world, processesPerReplica=2)
-    world.tick()
+@pytest.mark.parametrize(
+    ("checkpoint", "edited"),
+    [
+        (None, {"processesPerReplica": 2}),
+        (CHECKPOINT, {"processesPerReplica": 2}),
+        (CHECKPOINT, {"processesPerReplica": 2, "replicas": 1}),
+        (None, {"checkpoint": OTHER_VOLUME}),
+        (CHECKPOINT, {"checkpoint": OTHER_VOLUME}),
+        (CHECKPOINT, {"checkpoint": None}),
+        (CHECKPOINT, {"checkpoint": OTHER_VOLUME, "template": OTHER_IMAGE}),
+    ],
+)
+def test_to_other_processes_and_another_volume_the_state_moves_from_memory_to_memory(
+    checkpoint: dict[str, Any] | None, edited: dict[str, Any]
+) -> None:
+    world = trained_world(checkpoint=checkpoint)
+    old = {pod.uid for pod in world.pods.values()}
+    step = world.step
+    edit(world, **{"checkpoint": checkpoint, **edited})
+    for _ in range(15):
+        world.tick()
+        assert not any(
+            action.mode is StopMode.SUSPEND for action in world.actions if isinstance(action, Stop)
+        )
 
-    assert [action.mode for action in world.actions if isinstance(action, Stop)] == [
-        StopMode.SUSPEND
-    ] * 2
+    assert world.step >= step + 10
+    assert world.group.losses == 0
+    assert state(world) is RunState.RUNNING
+    pods = list(world.pods.values())
+    assert len(pods) == edited.get("replicas", 2)
+    assert old.isdisjoint(pod.uid for pod in pods)
+    assert {pod.processes for pod in pods} == {edited.get("processesPerReplica", 1)}
+    (record,) = world.status.rescales
+    assert (record.cause, record.source, record.lost_steps) == ("TemplateChanged", "Memory", 0)
+
+
+def test_those_that_hand_over_are_told_how_many_processes_they_have() -> None:
+    world = trained_world(checkpoint=None)
+    edit(world, checkpoint=None, processesPerReplica=2)
+    assign = None
+    while assign is None:
+        world.tick()
+        assign = next((action for action in world.actions if isinstance(action, Assign)), None)
+
+    assert [member.processes for member in assign.assignment.members] == [2, 2]
+    assert [member.processes for member in assign.assignment.leaving] == [1, 1]
+    assert assign.assignment.mesh.size == 4
 
 
 def test_a_pod_that_is_lost_meanwhile_is_replaced_by_one_of_the_new_template() -> None:

@@ -113,7 +113,8 @@ def take_over(
     """
     damaged: set[int] = set()
     while True:
-        seen = _look(directory, except_steps=damaged)
+        # Those that leave may see another volume than those that go on.
+        seen = _look(directory if place is not None else None, except_steps=damaged)
         offers = all_gather(_offer(identity, group, held, history, seen), everybody)
         _check_same(offers)
         _check_current(group, offers)
