@@ -39,24 +39,34 @@ def make_group(rank: int, port: int | None) -> Group:
     )
 
 
-def stop_while_receiving(port: int) -> None:
+def stop_while_receiving(kind: str, port: int) -> None:
     received = torch.zeros(ELEMENTS)
     with process_group(
         make_group(1, port), device=CPU, on_store_port=lambda _: None, requests=Requests()
     ):
-        dist.broadcast(received, src=0, async_op=True)
+        work = (
+            dist.broadcast(received, src=0, async_op=True)
+            if kind == "broadcast"
+            else dist.irecv(received, src=0)
+        )
+        assert work is not None
         while not received[0]:
             pass
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def send_and_give_up(test: Connection) -> None:
+def send_and_give_up(kind: str, test: Connection) -> None:
     requests = Requests()
     try:
         with process_group(
             make_group(0, None), device=CPU, on_store_port=test.send, requests=requests
         ):
-            work = dist.broadcast(torch.ones(ELEMENTS), src=0, async_op=True)
+            sent = torch.ones(ELEMENTS)
+            work = (
+                dist.broadcast(sent, src=0, async_op=True)
+                if kind == "broadcast"
+                else dist.isend(sent, dst=1)
+            )
             assert work is not None
             assert test.recv() == "rank 1 is stopped"
             requests.abandon("rank 1 is stopped")
@@ -101,11 +111,12 @@ def test_work_that_ends_as_its_time_is_up_says_how_it_ended(
 
 @pytest.mark.process
 @pytest.mark.timeout(60)
-def test_a_wait_for_a_send_that_gloo_forgets_can_be_left() -> None:
+@pytest.mark.parametrize("kind", ["broadcast", "to a single peer"])
+def test_a_wait_for_a_send_that_gloo_forgets_can_be_left(kind: str) -> None:
     mine, theirs = FORKSERVER.Pipe()
-    sender = FORKSERVER.Process(target=send_and_give_up, args=(theirs,))
+    sender = FORKSERVER.Process(target=send_and_give_up, args=(kind, theirs))
     sender.start()
-    receiver = FORKSERVER.Process(target=stop_while_receiving, args=(mine.recv(),))
+    receiver = FORKSERVER.Process(target=stop_while_receiving, args=(kind, mine.recv()))
     receiver.start()
     try:
         status = Path(f"/proc/{receiver.pid}/stat")

@@ -1,19 +1,22 @@
-"""Giving up the wait for a collective that nothing ends any more.
+"""Giving up a wait for others that nothing ends any more.
 
 When a connection breaks, gloo tells the operations that wait for it, but for a send that was still
 in its queue (`Pair::signalException` in transport/tcp/pair.cc passes over the unbound buffers of
 `tx_`). Whoever waits for such a send, on a connection that is cut or whose peer has died, waits for
-the timeout of the collective, minutes away. So a group that is abandoned is not waited for.
+the timeout of the group, minutes away. So a group that is abandoned is not waited for.
 
-The thread of the process group that sends stays until that timeout. It only reads what it was to
-send, and a process group waits for its threads when it is freed, so such a one is kept.
+The thread that sends stays until that timeout: one of the process group, or, for what is sent to a
+single peer, the one that waits for it in the place of the thread that trains. It only reads what it
+was to send, and a process group waits for its threads when it is freed, so such a one is kept.
 
-What torch waits for elsewhere cannot be left so: the sends and receives of a pipeline and what
-DTensor sends. A worker that is stuck there is replaced by its agent (`agent/lateness.py`).
+What DTensor sends is waited for elsewhere in torch, and cannot be left so. A worker that is stuck
+there is replaced by its agent (`agent/lateness.py`).
 """
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -22,11 +25,11 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from modelscaling_trainer.request import Requests
 
-_LOOK_EVERY = timedelta(seconds=0.5)
+_LOOK_EVERY = timedelta(seconds=0.25)
 """Its connections are cut when a group is abandoned, which ends all other waits within this."""
 
 _kept: list[dist.ProcessGroup] = []
@@ -35,22 +38,20 @@ _kept: list[dist.ProcessGroup] = []
 
 @contextmanager
 def left_when_abandoned(requests: Requests) -> Iterator[None]:
-    """Have the waits for gloo's collectives inside raise GroupLostError some time after the group
-    was abandoned, where its connections, which are cut then, do not end them.
+    """Have the waits for what gloo sends and receives inside raise GroupLostError some time after
+    the group was abandoned, where its connections, which are cut then, do not end them.
     """
     wait = dist.Work.wait
 
     def wait_or_leave(work: dist.Work, timeout: timedelta | None = None) -> bool:
-        if timeout is not None or not _is_collective(work):
-            return wait(work) if timeout is None else wait(work, timeout)
+        if timeout is not None:
+            return wait(work, timeout)
+        wait_a_while = (_of_collective if _is_collective(work) else _of_single_peer)(wait, work)
         was_abandoned = False
         while True:
-            try:
-                return wait(work, _LOOK_EVERY)
-            except RuntimeError:
-                # It may have ended just after the time was up: only now it says how.
-                if work.is_completed():
-                    return wait(work)
+            ended = wait_a_while()
+            if ended is not None:
+                return ended
             if was_abandoned:
                 _kept.extend(distributed_c10d._world.pg_map)  # noqa: SLF001
                 requests.check_abandoned()
@@ -63,8 +64,44 @@ def left_when_abandoned(requests: Requests) -> Iterator[None]:
         dist.Work.wait = wait  # type: ignore[method-assign]
 
 
+def _of_collective(wait: Callable[..., bool], work: dist.Work) -> Callable[[], bool | None]:
+    """Return what waits for a collective; it returns None where a while was not enough."""
+
+    def wait_a_while() -> bool | None:
+        try:
+            return wait(work, _LOOK_EVERY)
+        except RuntimeError:
+            # It may have ended just after the time was up: only now it says how.
+            return wait(work) if work.is_completed() else None
+
+    return wait_a_while
+
+
+def _of_single_peer(wait: Callable[..., bool], work: dist.Work) -> Callable[[], bool | None]:
+    """Return the same for a send or a receive, in a thread of its own: a timeout of its wait would
+    break its connection.
+    """
+    ended: Future[bool] = Future()
+
+    def wait_for_it() -> None:
+        try:
+            ended.set_result(wait(work))
+        except Exception as error:  # noqa: BLE001 - is raised where it is waited for
+            ended.set_exception(error)
+
+    threading.Thread(target=wait_for_it, name="wait for a peer", daemon=True).start()
+
+    def wait_a_while() -> bool | None:
+        try:
+            return ended.result(_LOOK_EVERY.total_seconds())
+        except TimeoutError:
+            return None
+
+    return wait_a_while
+
+
 def _is_collective(work: dist.Work) -> bool:
-    """Return False for a send or receive: a timeout of its wait would break its connection."""
+    """Return False for a send or receive."""
     try:
         work.get_future()
     except RuntimeError:
