@@ -114,12 +114,15 @@ class GroupAssignment(Message):
     leaving: tuple[Member, ...] = ()
     """Pods of the group before that this one does without: they meet the others, hand over what
     they hold of the state, and end. Their ranks follow those of the mesh."""
+    checkpoint_step: int | None = None
+    """The newest checkpoint that the run is known to have: a group that finds none, and no state in
+    memory, does not begin anew, as that would pass over it."""
 
     def digest(self) -> str:
-        """Return a digest of all but the number and who leaves: two assignments with equal digests
-        are the same group, doing the same work.
+        """Return a digest of all but the number, who leaves and what is known of checkpoints: two
+        assignments with equal digests are the same group, doing the same work.
         """
-        content = self.model_dump_json(exclude={"generation", "leaving"})
+        content = self.model_dump_json(exclude={"generation", "leaving", "checkpoint_step"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

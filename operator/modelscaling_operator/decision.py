@@ -8,6 +8,7 @@ between.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
@@ -24,7 +25,7 @@ from modelscaling_operator.ending import (
     keep_after_end,
 )
 from modelscaling_operator.failure import fatal_failure, retry_time
-from modelscaling_operator.group import Question, form_group
+from modelscaling_operator.group import Question, form_group, tell_again
 from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.placement import (
     leaving_pods,
@@ -47,9 +48,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from modelscaling.api.status import ProgressStatus
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.wish import Wish
+
+_MEETS_WITHIN_S = 60
+"""Seconds in which a group that takes the state over is awaited before it is told to save."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +146,14 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
                 "stopped_mesh": None,
             }
             draft = draft.update(group=group.model_copy(update=fresh))
+        message = reason.sentence + _what_is_not_kept(draft.status.progress)
         draft = draft.not_running(reason, reason.sentence).condition(
-            ConditionType.SUSPENDED, holds=True, reason=reason, message=reason.sentence
+            ConditionType.SUSPENDED, holds=True, reason=reason, message=message
         )
         return draft.finish()
     draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence)
+    if _moves_state(draft):
+        return draft.finish([tell_again(wish, draft.seen)], requeue_s=1)
     actions = wind_down(
         draft.seen,
         draft.seen.own,
@@ -155,6 +163,28 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
         now=draft.now,
     )
     return draft.finish(actions, requeue_s=1)
+
+
+def _moves_state(draft: Draft) -> bool:
+    """Whether a group is about to train that has just begun to take the state over: told to stop by
+    now, nobody in it would save.
+    """
+    group, seen = draft.status.group, draft.seen
+    if group is None or group.trained or group.broken or group.stopped_mesh is None:
+        return False
+    is_new = draft.now < group.decided_time + timedelta(seconds=_MEETS_WITHIN_S)
+    return is_new and all(pod is not None and pod.live for pod in seen.members)
+
+
+def _what_is_not_kept(progress: ProgressStatus | None) -> str:
+    """Return a sentence on the steps that a run which ended its pods has not saved; none where it
+    has saved all.
+    """
+    saved = (progress.checkpoint_step if progress else None) or 0
+    if progress is None or progress.step <= saved:
+        return ""
+    kept = f"is of step {saved}" if saved else "does not exist"
+    return f" The newest checkpoint {kept}; the steps up to {progress.step} are to be done again."
 
 
 def _replace_template(draft: Draft, wish: Wish) -> Decision:

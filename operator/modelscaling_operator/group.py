@@ -166,17 +166,24 @@ def _smaller_sizes(question: Question) -> range:
 
 def _keep(question: Question) -> Formation:
     """Keep the present group; tell it again to those that have not heard of it."""
-    group, seen = question.group, question.seen
-    told = present_assignment(question.wish, seen)
+    return Formation(group=question.group, assign=tell_again(question.wish, question.seen))
+
+
+def tell_again(wish: Wish, seen: Observation) -> Assign | None:
+    """Return the present group for those that have not heard of it; None where all have, or it
+    cannot stay as it is.
+    """
+    group = seen.status.group
+    told = present_assignment(wish, seen)
     if group is None or group.broken or told is None:
-        return Formation(group=group)
+        return None
     pods = seen.members if group.trained else (*seen.members, *seen.leavers)
     behind = tuple(
         pod
         for pod in pods
         if pod and (agent := seen.agent(pod)) and agent.generation < group.generation
     )
-    return Formation(group=group, assign=Assign(assignment=told, pods=behind) if behind else None)
+    return Assign(assignment=told, pods=behind) if behind else None
 
 
 def _new_group(question: Question, pods: tuple[Pod, ...], leaving: tuple[Pod, ...]) -> Formation:

@@ -26,6 +26,7 @@ def assignment(
     plan = wish.plan_for(len(members))
     if plan is None:
         return None
+    progress = seen.status.progress
     return GroupAssignment(
         run_uid=seen.run.uid,
         generation=generation,
@@ -33,6 +34,7 @@ def assignment(
         mesh=plan.mesh,
         configuration=wish.configuration,
         leaving=tuple(_member(pod) for pod in leaving),
+        checkpoint_step=progress.checkpoint_step if progress else None,
     )
 
 

@@ -47,6 +47,8 @@ class LittleAgent:
     late: tuple[LateWorker, ...] = ()
     held: frozenset[Part] = frozenset()
     stop_mode: StopMode | None = None
+    saves: bool = False
+    """Whether it trained when it was told to stop, and has where to save."""
     version: int = 0
     _told: AgentStatus | None = field(default=None, repr=False)
 
@@ -92,8 +94,13 @@ class LittleAgent:
     def stop(self, generation: int, mode: StopMode) -> None:
         """Save at the next step boundary, and end."""
         if generation >= self.generation:
+            self.saves = self.saves or (self.state is AgentState.TRAINING and self._has_volume)
             self.stop_mode = mode
             self.state = AgentState.STOPPING
+
+    @property
+    def _has_volume(self) -> bool:
+        return self.assignment is not None and self.assignment.configuration.checkpoint is not None
 
     @property
     def is_leader(self) -> bool:

@@ -120,8 +120,18 @@ class LittleGroup:
             for agent in members:
                 yield agent.index, ExitCode.DONE
 
+    def save(self, agent: LittleAgent) -> None:
+        """Save the step that is done."""
+        self.saved = self.step
+        agent.progress = self._progress() if agent.is_leader else None
+
     def _progress(self) -> Progress:
-        return make_progress(self.step, total_steps=self.total_steps, resumption=self.resumption)
+        return make_progress(
+            self.step,
+            total_steps=self.total_steps,
+            checkpoint_step=self.saved or None,
+            resumption=self.resumption,
+        )
 
     def _take_over(
         self,

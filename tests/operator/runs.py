@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from modelscaling.api.status import Condition
 
 CHECKPOINT = {"volume": {"persistentVolumeClaim": {"claimName": "runs"}}}
+OTHER_VOLUME = {"volume": {"persistentVolumeClaim": {"claimName": "other"}}}
 
 
 def make_world(**changes: Any) -> World:

@@ -9,14 +9,18 @@ import pytest
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus, RunState
 from modelscaling.exit_code import ExitCode
-from modelscaling.protocol import AgentState, StopMode
+from modelscaling.protocol import AgentState, GroupAssignment, StopMode
 from modelscaling_operator.action import Assign, CreatePods, DeletePod, Stop
 from modelscaling_operator.observation import Obstacle, PodPhase
-from tests.operator.runs import CHECKPOINT, condition, make_world, state, trained_world
-from tests.operator.world import (
-    make_failure,
-    make_pod,
+from tests.operator.runs import (
+    CHECKPOINT,
+    OTHER_VOLUME,
+    condition,
+    make_world,
+    state,
+    trained_world,
 )
+from tests.operator.world import World, make_failure, make_pod
 
 
 def test_a_new_run_gets_all_its_pods_at_once() -> None:
@@ -65,6 +69,18 @@ def test_nothing_is_done_to_a_group_that_trains() -> None:
         assert world.actions == []
 
 
+def next_assignment(world: World) -> GroupAssignment:
+    """Tick until an operator has decided a group, and dies before it tells anybody."""
+    for _ in range(10):
+        decision = world.decide()
+        for action in decision.actions:
+            if isinstance(action, Assign):
+                world.take_status(decision.status)
+                return action.assignment
+        world.tick()
+    raise AssertionError("no group is formed")
+
+
 def test_suspending_saves_and_gives_all_pods_back() -> None:
     world = trained_world()
     world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
@@ -96,6 +112,44 @@ def test_a_suspended_run_goes_on_with_a_higher_number() -> None:
     assert world.status.group.generation == 2
     assert world.step > step
     assert world.status.rescales == ()
+
+
+def test_a_run_that_goes_on_is_told_which_checkpoint_it_must_find() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    world.run_until_quiet()
+    saved = world.step
+    world.edit(replicas=2, checkpoint=OTHER_VOLUME)
+    assigned = next_assignment(world)
+
+    assert assigned.checkpoint_step == saved > 0
+
+
+def test_a_suspended_run_says_which_steps_it_has_not_saved() -> None:
+    world = trained_world(replicas=2)
+    world.room = 1
+    world.vanish(1)
+    world.tick()
+    step = world.step
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    world.run_until_quiet()
+
+    assert condition(world, ConditionType.SUSPENDED).message == (
+        f"spec.suspend is true. The newest checkpoint does not exist; the steps up to {step} are "
+        f"to be done again."
+    )
+
+
+def test_a_group_that_takes_the_state_over_saves_it_once_it_trains() -> None:
+    world = trained_world(checkpoint=None)
+    world.edit(replicas=2, checkpoint=CHECKPOINT)
+    next_assignment(world)
+    step = world.step
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    world.run_until_quiet()
+
+    assert state(world) is RunState.SUSPENDED
+    assert world.group.saved > step
 
 
 def test_no_replicas_suspends_the_run() -> None:

@@ -12,13 +12,12 @@ from modelscaling.api.status import RunState
 from modelscaling.protocol import StopMode
 from modelscaling_operator.action import Assign, CreatePods, Stop
 from modelscaling_operator.observation import Obstacle, PodPhase
-from tests.operator.runs import CHECKPOINT, condition, state, trained_world
+from tests.operator.runs import CHECKPOINT, OTHER_VOLUME, condition, state, trained_world
 
 if TYPE_CHECKING:
     from tests.operator.world import World
 
 PATIENCE_S = 60
-OTHER_VOLUME = {"volume": {"persistentVolumeClaim": {"claimName": "other"}}}
 OTHER_IMAGE = {"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}}
 
 

@@ -404,7 +404,8 @@ class World:
 
     def _live_on_agent(self, pod: Pod, agent: LittleAgent) -> None:
         if agent.stop_mode is not None:
-            self.group.saved = self.group.step
+            if agent.saves:
+                self.group.save(agent)
             is_done = agent.stop_mode is StopMode.RELEASE
             self.end(pod, ExitCode.DONE if is_done else ExitCode.INTERRUPTED)
             return

@@ -52,6 +52,12 @@ def test_the_digest_of_an_assignment_does_not_depend_on_its_number() -> None:
     assert _assignment(1).digest() == _assignment(2).digest()
 
 
+def test_the_digest_of_an_assignment_does_not_depend_on_what_was_saved() -> None:
+    saved = _assignment().model_copy(update={"checkpoint_step": 7})
+
+    assert saved.digest() == _assignment().digest()
+
+
 def test_the_digest_of_an_assignment_depends_on_its_members() -> None:
     assert _assignment(replicas=1).digest() != _assignment(replicas=2).digest()
 

@@ -233,6 +233,24 @@ def test_a_damaged_checkpoint_of_the_right_size_is_left_on_all_ranks(
     assert again[0].progress[0].step == 11
 
 
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [("empty", "/empty has none that is whole"), (None, "no volume is mounted")],
+)
+def test_a_run_whose_checkpoints_are_elsewhere_does_not_begin_anew(
+    text: Path, tmp_path: Path, start_workers: Start, volume: str | None, message: str
+) -> None:
+    directory = tmp_path / volume if volume else None
+    [worker] = start_workers(1, make_run(text), checkpoint_directory=directory)
+    worker.train(rank=0, mesh=Mesh(), port=None, checkpoint_step=5)
+    result = worker.result()
+
+    assert result.error == "CheckpointError"
+    assert "the run has a checkpoint of step 5" in result.message
+    assert message in result.message
+    assert result.progress == []
+
+
 def test_killed_at_any_moment_of_saving_there_is_always_a_whole_checkpoint(
     text: Path, tmp_path: Path, start_workers: Start
 ) -> None:

@@ -101,11 +101,12 @@ class Worker:
         attempt: int = 1,
         leavers: int = 0,
         local_rank: int = 0,
+        checkpoint_step: int | None = None,
     ) -> int:
         """Start training; return the store's port, which rank 0 tells."""
         self._result = Result()
         place = {"rank": rank, "local_rank": local_rank, "store_port": port, "leavers": leavers}
-        number = {"generation": generation, "attempt": attempt}
+        number = {"generation": generation, "attempt": attempt, "checkpoint_step": checkpoint_step}
         self._pipe.send(("train", {"mesh": asdict(mesh), **place, **number}))
         return self._until("port") if port is None else port
 

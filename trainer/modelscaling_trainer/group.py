@@ -28,6 +28,8 @@ class Group:
     """How many times this group has been formed; attempts never mix either."""
     leavers: int = 0
     """How many processes come only to hand their state over."""
+    checkpoint_step: int | None = None
+    """The newest checkpoint that the run is known to have."""
 
     def __post_init__(self) -> None:
         """Refuse a place that the mesh does not have, and a store that nobody can find."""

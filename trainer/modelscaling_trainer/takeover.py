@@ -108,7 +108,7 @@ def take_over(
         ConfigurationError: the ranks do not have the same run or data, or the state, or what
             spec.model.initFrom names, is of a model that does not become the declared one.
         CheckpointError: the directory of the checkpoints, or weights of spec.model.initFrom, cannot
-            be read.
+            be read; or the run has a checkpoint that is not there.
         GroupLostError: a peer is gone, or a newer group has taken this one's place.
     """
     damaged: set[int] = set()
@@ -127,6 +127,8 @@ def take_over(
         ):
             decision = Initialise()  # nothing was trained that could be lost
         _log.info("state of the group: %s", decision)
+        if isinstance(decision, Initialise):
+            _refuse_to_pass_over(group.checkpoint_step, directory)
         is_first = isinstance(decision, Initialise) and place is not None
         transfer = open_transfer(identity.configuration) if is_first else None
         becoming = become(identity.configuration, decision, transfer)
@@ -161,6 +163,22 @@ def take_over(
             state=new,
             outgrown=_outgrown(becoming, decision, before, holdings, ranks=group.mesh.size),
         )
+
+
+def _refuse_to_pass_over(step: int | None, directory: Path | None) -> None:
+    """Refuse to begin a run anew that has a checkpoint, wherever that is.
+
+    Raises:
+        CheckpointError: it has one.
+    """
+    if step is None:
+        return
+    where = "no volume is mounted" if directory is None else f"{directory} has none that is whole"
+    raise CheckpointError(
+        f"the run has a checkpoint of step {step}, and {where}; put its checkpoints there, "
+        f"or name the volume that has them in spec.checkpoint.volume; to begin again, delete the "
+        f"run and create it anew"
+    )
 
 
 def _outgrown(

@@ -167,6 +167,7 @@ def _group(join: Join) -> Group:
         local_rank=join.local_rank,
         store_host=join.store_host,
         store_port=join.store_port,
+        checkpoint_step=join.checkpoint_step,
     )
 
 

@@ -52,6 +52,8 @@ class Join(Message):
     """None for rank 0, which hosts the store."""
     configuration: RunConfiguration
     """Another one than the worker's own makes it build a new run first."""
+    checkpoint_step: int | None = None
+    """The newest checkpoint that the run is known to have."""
 
 
 class Ask(Message):

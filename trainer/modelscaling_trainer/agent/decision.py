@@ -254,5 +254,6 @@ def _joining(facts: Facts) -> Iterator[tuple[int, Command]]:
                 store_host=placement.leader.address,
                 store_port=facts.store_port if rank else None,
                 configuration=placement.assignment.configuration,
+                checkpoint_step=placement.assignment.checkpoint_step,
             ),
         )
