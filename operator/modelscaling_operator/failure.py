@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modelscaling.api.status import MESSAGE_MAX_LENGTH, RestartStatus
 from modelscaling.exit_code import FATAL, ExitCode
 from modelscaling.protocol import AgentState
+from modelscaling_operator.bystanders import bystanders
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.severance import severed_pods
 
@@ -38,15 +39,23 @@ class Verdict:
 
 
 def fatal_failure(seen: Observation) -> Verdict | None:
-    """Return why no retry can help, if an agent said so."""
-    for pod in seen.own:
-        if pod.exit is not None and pod.exit.code in FATAL:
-            failure = pod.exit.report.failure if pod.exit.report else None
-            reason = failure.reason if failure else _REASON_OF_EXIT[ExitCode(pod.exit.code)]
-            return Verdict(reason=reason, message=describe_exit(pod))
-        agent = seen.agent(pod)
-        if agent is not None and agent.failure is not None and agent.failure.exit_code in FATAL:
-            return Verdict(reason=agent.failure.reason, message=_sentence(pod.name, agent.failure))
+    """Return why no retry can help, if an agent said so, other than one beside a group that went
+    on without it.
+    """
+    passed_over = bystanders(seen) | frozenset(seen.status.restarts.counted)
+    verdicts = (_verdict(pod, seen) for pod in seen.own if pod.uid not in passed_over)
+    return next((verdict for verdict in verdicts if verdict is not None), None)
+
+
+def _verdict(pod: Pod, seen: Observation) -> Verdict | None:
+    """Return why a pod cannot be helped by another try, if its agent said so."""
+    if pod.exit is not None and pod.exit.code in FATAL:
+        failure = pod.exit.report.failure if pod.exit.report else None
+        reason = failure.reason if failure else _REASON_OF_EXIT[ExitCode(pod.exit.code)]
+        return Verdict(reason=reason, message=describe_exit(pod))
+    agent = seen.agent(pod)
+    if agent is not None and agent.failure is not None and agent.failure.exit_code in FATAL:
+        return Verdict(reason=agent.failure.reason, message=_sentence(pod.name, agent.failure))
     return None
 
 
@@ -84,7 +93,8 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
     """Return the failures so far, with each new one counted once.
 
     A failure is known by its pod's UID, by that and a number for the pod's workers, or by its
-    group's number where the pods live on. All stay in `counted` as long as they can be seen. What
+    group's number where the pods live on. All stay in `counted` as long as they can be seen, also
+    those of pods beside a group that goes on, which add nothing: then or once the group breaks. What
     ends the run, or happens after its end, is none: nothing is restarted.
     """
     restarts = seen.status.restarts
@@ -94,7 +104,12 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
         restarts = restarts.model_copy(update={"consecutive": 0})
     visible = dict(_visible_failures(seen))
     known = {key: _counted_of(key, restarts.counted) for key in visible}
-    fresh = {key: failure for key, failure in visible.items() if failure.number > known[key]}
+    beside = bystanders(seen)
+    fresh = {
+        key: failure
+        for key, failure in visible.items()
+        if failure.number > known[key] and key.removesuffix("#") not in beside
+    }
     counted = tuple(
         _counted_key(key, max(failure.number, known[key])) for key, failure in visible.items()
     )
@@ -132,7 +147,7 @@ class _Failures:
 def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
     newest, severed = _newest_attempt(seen), severed_pods(seen)
     for pod in seen.own:
-        if is_failed(pod):
+        if is_failed(pod) or _verdict(pod, seen) is not None:
             yield (
                 pod.uid,
                 _Failures(

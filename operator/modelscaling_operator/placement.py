@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.protocol import StopMode
 from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod, LabelPod
+from modelscaling_operator.bystanders import bystanders
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import GIVEN_UP, Presence
@@ -48,6 +49,7 @@ def spent_pods(
 ) -> Iterator[DeletePod]:
     """Yield the pods that are over, and those that are given up."""
     wait = retry_time(seen.status.restarts)
+    beside = bystanders(seen)
     for pod in seen.own:
         if present[pod.uid] in GIVEN_UP:
             yield DeletePod(pod=pod, grace_s=0)
@@ -55,7 +57,8 @@ def spent_pods(
             if stuck(pod, now):
                 yield DeletePod(pod=pod, grace_s=0)
         elif is_failed(pod):
-            if wait is None or now >= wait:
+            # Of those beside the group the roles say which are to go.
+            if pod.uid not in beside and (wait is None or now >= wait):
                 yield DeletePod(pod=pod)
         elif pod.phase is PodPhase.FAILED or _is_spent(pod, seen, now):
             yield DeletePod(pod=pod)

@@ -12,6 +12,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import AgentState
+from modelscaling_operator.bystanders import bystanders, next_try_time
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import Presence
@@ -36,6 +37,8 @@ class Roles:
     """Those that are to be the group: at most spec.replicas."""
     spares: tuple[Pod, ...]
     """Those that wait beside it, at most spec.elastic.spares."""
+    resting: tuple[Pod, ...]
+    """Those that failed beside a group that goes on, each in the place of the next to be tried."""
     surplus: tuple[Pod, ...]
     """Those that nobody wants."""
     able: tuple[Pod, ...]
@@ -63,19 +66,28 @@ def assign_roles(
     counted = [pod for pod in seen.own if present[pod.uid] in awaited]
     pods = sorted((pod for pod in counted if pod.revision == wish.revision), key=order)
     replicas, spares = wish.spec.replicas, wish.spec.elastic.spares
+    beside = bystanders(seen)
+    failed = {pod.uid: pod for pod in seen.own if pod.uid in beside and is_failed(pod)}
     held = sum(
-        _holds_place(pod, seen, present, now) for pod in seen.own if pod.revision == wish.revision
+        _holds_place(pod, seen, present, now, is_beside=pod.uid in beside)
+        for pod in seen.own
+        if pod.revision == wish.revision and pod.uid not in failed
     )
     missing = max(0, replicas + spares - len(pods) - held)
+    alike = (pod for pod in failed.values() if pod.revision == wish.revision)
+    resting = tuple(pod for pod in alike if now < next_try_time(pod))[:missing]
+    kept = frozenset(pod.uid for pod in resting)
     return Roles(
         wished=tuple(pods[:replicas]),
         spares=tuple(pods[replicas : replicas + spares]),
+        resting=resting,
         surplus=(
             *pods[replicas + spares :],
             *(pod for pod in counted if pod.revision != wish.revision),
+            *(pod for uid, pod in failed.items() if uid not in kept),
         ),
         able=tuple(pod for pod in pods if present[pod.uid] is Presence.ABLE),
-        create=_lowest_free(seen, missing),
+        create=_lowest_free(seen, missing - len(resting)),
     )
 
 
@@ -89,7 +101,7 @@ def is_finishing(pod: Pod, seen: Observation, now: datetime) -> bool:
 
 
 def _holds_place(
-    pod: Pod, seen: Observation, present: Mapping[str, Presence], now: datetime
+    pod: Pod, seen: Observation, present: Mapping[str, Presence], now: datetime, *, is_beside: bool
 ) -> bool:
     """Whether a pod that is over must be heard out before another one takes its place: the next
     may come only after a pause, or not at all.
@@ -101,7 +113,8 @@ def _holds_place(
         return wait is not None and now < wait
     if present[pod.uid] is Presence.GOING:
         agent = seen.agent(pod)
-        return agent is None or agent.state is AgentState.ENDED
+        # One beside the group is told nothing: it ends by its own fault.
+        return agent is None or agent.state is AgentState.ENDED or is_beside
     return is_finishing(pod, seen, now)
 
 
