@@ -32,7 +32,7 @@ from modelscaling_operator.placement import (
     relabelled_pods,
     spent_pods,
 )
-from modelscaling_operator.pod import template_image
+from modelscaling_operator.pod import have_same_template, template_image
 from modelscaling_operator.presence import Presence, presences
 from modelscaling_operator.rescaling import is_as_wished, say_rescaling
 from modelscaling_operator.roles import Roles, assign_roles
@@ -234,10 +234,10 @@ def _stopped_time(draft: Draft) -> datetime:
 
 
 def _present_image(wish: Wish, seen: Observation) -> str:
-    """Return the image of the present pods of the same template: those of a group must be alike,
-    whatever the operator's own default is by now.
+    """Return the image of the present pods of the same template: those of a group must be alike, and
+    so must those that hand their state over to others, whatever the operator's own default is by now.
     """
-    alike = (pod for pod in seen.own if pod.revision == wish.revision)
+    alike = (pod for pod in seen.own if have_same_template(pod.revision, wish.revision))
     return next((pod.image for pod in alike if pod.deletion_deadline is None), "")
 
 
