@@ -204,7 +204,7 @@ def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
         missing_pods(seen, roles, present, image, now),
         *spent_pods(seen, present, now),
         *leaving_pods(seen, roles, present, now),
-        *relabelled_pods(roles),
+        *relabelled_pods(seen, roles),
     ]
     return draft.finish(actions, requeue_s=_requeue_s(draft, wish, policy, seen))
 

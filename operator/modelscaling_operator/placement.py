@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.protocol import StopMode
 from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod, LabelPod
-from modelscaling_operator.bystanders import bystanders
+from modelscaling_operator.bystanders import bystanders, goes_on
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import GIVEN_UP, Presence
@@ -85,17 +85,19 @@ def leaving_pods(
     )
 
 
-def relabelled_pods(roles: Roles) -> Iterator[LabelPod]:
-    """Yield the pods whose label does not say yet, or not any more, that they are spares. One that
-    starts may still take another's place, and an autoscaler does not count it before it is ready.
+def relabelled_pods(seen: Observation, roles: Roles) -> Iterator[LabelPod]:
+    """Yield the pods whose label does not say yet, or not any more, that they are idle: spares, and
+    while a group trains those that wait to join it. One that starts may still take another's place,
+    and an autoscaler does not count it before it is ready.
     """
-    able = frozenset(pod.uid for pod in roles.able)
-    for pod in roles.spares:
-        if pod.uid in able and not pod.is_spare:
-            yield LabelPod(pod=pod, is_spare=True)
-    for pod in roles.wished:
+    busy = [pod for pod in seen.members if pod] if goes_on(seen.status.group) else roles.wished
+    for pod in busy:
         if pod.is_spare:
             yield LabelPod(pod=pod, is_spare=False)
+    idle = frozenset(pod.uid for pod in roles.able) - frozenset(pod.uid for pod in busy)
+    for pod in (*roles.wished, *roles.spares):
+        if pod.uid in idle and not pod.is_spare:
+            yield LabelPod(pod=pod, is_spare=True)
 
 
 def _is_spent(pod: Pod, seen: Observation, now: datetime) -> bool:

@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus, RunState
 from modelscaling_operator.action import Assign, CreatePods
-from modelscaling_operator.observation import Obstacle
+from modelscaling_operator.observation import Obstacle, PodPhase
 from tests.operator.runs import CHECKPOINT, condition, make_world, state, trained_world
 from tests.operator.world_loop import WorldLoop
 
@@ -301,6 +303,37 @@ def test_spares_are_labelled_as_such_once_they_are_warm_and_not_any_more_as_memb
 
     assert world.members() == [0, spare.index]
     assert [pod.is_spare for pod in world.live_pods()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("edited", "replicas"),
+    [
+        pytest.param({"replicas": 4}, 4, id="scale-up"),
+        pytest.param({"template": {"metadata": {"labels": {"team": "a"}}}}, 2, id="edited template"),
+    ],
+)
+def test_a_pod_that_waits_to_join_is_labelled_as_idle_and_counted_up_to_what_is_wished(
+    edited: dict[str, Any], replicas: int
+) -> None:
+    world = trained_world(replicas=2)
+    edit(world, **edited)
+    world.tick()
+    slow = world.pods["tiny-3"]
+    obstacle = Obstacle(reason=Reason.UNSCHEDULABLE, message="Insufficient cpu")
+    world.pods["tiny-3"] = replace(
+        slow, phase=PodPhase.PENDING, address=None, obstacle=obstacle
+    )
+    run(world, 4)
+
+    assert [pod.name for pod in world.pods.values() if pod.is_spare] == ["tiny-2"]
+    assert world.status.replicas == replicas
+    assert world.status.ready_replicas == min(replicas, 3)
+
+    world.pods["tiny-3"] = replace(world.pods["tiny-3"], obstacle=None)
+    run(world, 10)
+
+    assert not any(pod.is_spare for pod in world.pods.values())
+    assert world.status.replicas == world.status.ready_replicas == replicas
 
 
 def _group_pods(world: World) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ def test_old_pods_go_on_without_the_lost_one_and_the_new_ones_still_replace_them
 
     run(world, 20)
 
+    assert not any(pod.is_spare for pod in world.live_pods())
+
     assert world.step == step + 21
     assert state(world) is RunState.RESCALING
     assert condition(world, ConditionType.RESCALING).message == (
