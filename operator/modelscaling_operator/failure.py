@@ -14,7 +14,7 @@ from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.severance import severed_pods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from modelscaling.protocol import Failure
@@ -102,16 +102,17 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
         return restarts
     if restarts.consecutive and step > restarts.step:
         restarts = restarts.model_copy(update={"consecutive": 0})
-    visible = dict(_visible_failures(seen))
-    known = {key: _counted_of(key, restarts.counted) for key in visible}
+    known = _parse_counted(restarts.counted)
+    visible = dict(_visible_failures(seen, known))
     beside = bystanders(seen)
     fresh = {
         key: failure
         for key, failure in visible.items()
-        if failure.number > known[key] and key.removesuffix("#") not in beside
+        if failure.number > known.get(key, 0) and key.removesuffix("#") not in beside
     }
     counted = tuple(
-        _counted_key(key, max(failure.number, known[key])) for key, failure in visible.items()
+        _counted_key(key, max(failure.number, known.get(key, 0)))
+        for key, failure in visible.items()
     )
     restarts = restarts.model_copy(update={"counted": counted[-COUNTED_KEPT:]})
     if not fresh:
@@ -121,7 +122,7 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
     message = next(iter(fresh.values())).message
     return restarts.model_copy(
         update={
-            "count": restarts.count + sum(f.number - known[key] for key, f in fresh.items()),
+            "count": restarts.count + sum(f.number - known.get(key, 0) for key, f in fresh.items()),
             "consecutive": restarts.consecutive + int(is_other),
             "generation": generation,
             "attempt": attempt,
@@ -144,7 +145,9 @@ class _Failures:
     """When the pod was created that failed; None where it lives on."""
 
 
-def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
+def _visible_failures(
+    seen: Observation, known: Mapping[str, int]
+) -> Iterator[tuple[str, _Failures]]:
     newest, severed = _newest_attempt(seen), severed_pods(seen)
     for pod in seen.own:
         if is_failed(pod) or _verdict(pod, seen) is not None:
@@ -154,7 +157,7 @@ def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
                     number=1, message=describe_exit(pod), attempt=newest, pod_created=pod.created
                 ),
             )
-        failures = _of_workers(pod, seen)
+        failures = _of_workers(pod, seen, known)
         if failures.number:
             yield f"{pod.uid}#", failures
     for pod in seen.own:
@@ -171,13 +174,12 @@ def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
         yield key, _Failures(number=1, message=broken, attempt=newest)
 
 
-def _of_workers(pod: Pod, seen: Observation) -> _Failures:
+def _of_workers(pod: Pod, seen: Observation, known: Mapping[str, int]) -> _Failures:
     """Return the failures of a pod's workers; those that are counted, while it is silent."""
     agent = seen.agent(pod)
     message = f"pod {pod.name}: a worker died and was replaced"
     if agent is None:
-        counted = _counted_of(f"{pod.uid}#", seen.status.restarts.counted)
-        return _Failures(number=counted, message=message, attempt=(0, 0))
+        return _Failures(number=known.get(f"{pod.uid}#", 0), message=message, attempt=(0, 0))
     return _Failures(
         number=agent.worker_failures,
         message=_sentence(pod.name, agent.failure) if agent.failure else message,
@@ -185,11 +187,10 @@ def _of_workers(pod: Pod, seen: Observation) -> _Failures:
     )
 
 
-def _counted_of(key: str, counted: tuple[str, ...]) -> int:
-    """Return how many failures of a key are counted."""
-    if not key.endswith("#"):
-        return int(key in counted)
-    return next((int(word.removeprefix(key)) for word in counted if word.startswith(key)), 0)
+def _parse_counted(counted: tuple[str, ...]) -> dict[str, int]:
+    """Return how many failures of each key are counted."""
+    words = (word.partition("#") for word in counted)
+    return {f"{key}{mark}": int(number or 1) for key, mark, number in words}
 
 
 def _counted_key(key: str, number: int) -> str:

@@ -72,9 +72,8 @@ def leaving_pods(
     them.
     """
     group = seen.status.group
-    handing = {pod.uid for pod in seen.leavers if pod}
-    members = frozenset(group.pods if group else ())
-    unwanted = [pod for pod in roles.surplus if pod.uid not in members | handing]
+    inside = frozenset((*group.pods, *group.leaving) if group else ())
+    unwanted = [pod for pod in roles.surplus if pod.uid not in inside]
     yield from (DeletePod(pod=pod, grace_s=NOTHING_TO_SAVE_S) for pod in unwanted)
     if group is None or not group.trained:
         return
