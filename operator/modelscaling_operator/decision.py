@@ -95,6 +95,7 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
     if isinstance(ready, Decision):
         return ready
     draft = ready
+    seen = replace(seen, status=draft.status)
     if outdated_members(wish, seen) and not old_pods_stay(wish, seen, now):
         return _replace_template(draft, wish)
     return _train(draft, wish, policy)
@@ -234,8 +235,8 @@ def _stopped_time(draft: Draft) -> datetime:
 
 
 def _present_image(wish: Wish, seen: Observation) -> str:
-    """Return the image of the present pods of the same template: those of a group must be alike, and
-    so must those that hand their state over to others, whatever the operator's own default is by now.
+    """Return the image of the present pods of the same template: those of a group must be alike,
+    and so must those that hand state over to others, whatever the operator's own default is by now.
     """
     alike = (pod for pod in seen.own if have_same_template(pod.revision, wish.revision))
     return next((pod.image for pod in alike if pod.deletion_deadline is None), "")

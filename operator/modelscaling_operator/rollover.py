@@ -6,8 +6,8 @@ no node can meet, stops nothing. Once all of them are warm the state moves from 
 in any other change. Only where the template is another one, and the volume is not, the run saves,
 ends its old pods and goes on in the new ones: what an image of another release holds in memory may
 not be what this one expects. No old pod makes room: whether its place would do for a new one, only
-the scheduler knows, and a run that trains is not stopped for a guess. Nor do the old pods count on the
-new ones: what the group loses meanwhile is made up for among themselves.
+the scheduler knows, and a run that trains is not stopped for a guess. Nor do the old pods wait for
+the new ones when the group loses one: it is formed again of those that are left.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
 from modelscaling_operator.breakage import holders
+from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.pod import have_same_template, save_to_same_volume
 from modelscaling_operator.presence import presences
 from modelscaling_operator.roles import assign_roles
@@ -46,7 +47,8 @@ def old_pods_stay(wish: Wish, seen: Observation, now: datetime) -> bool:
     if wish.spec.checkpoint is None or not _has_other_template_alone(wish, seen):
         return True
     # One that changes and has not trained since holds what it cannot save yet.
-    is_changing = not group.trained and group.stopped_mesh is not None
+    is_changing = group.stopped_mesh is not None and not group.trained
+    is_changing = is_changing or owes_entry(group, now)
     return is_changing or bool(group.broken) or len(roles.able) < wish.spec.replicas
 
 
