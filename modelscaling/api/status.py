@@ -366,9 +366,10 @@ class RestartStatus(StatusModel):
         tuple[Annotated[str, Field(max_length=128)], ...],
         Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Counted names the failures that are still to be seen and need no counting any more: the UIDs of
-    failed pods, UID#N for N workers of a pod that died, and generation:N for a group that broke in
-    living pods. Those of pods beside a group that goes on are among them, and were never counted."""
+    """Counted names the failures that are still to be seen and need not be counted any more: the
+    UIDs of failed pods, UID#N for N workers of a pod that died, and generation:N for a group that
+    broke in living pods. Among them are those beside a group that went on, which are not in count.
+    """
 
 
 class RescaleRecord(StatusModel):

@@ -33,9 +33,7 @@ AT_ONCE_FOR_A_RUN = 64
 class AgentError(Exception):
     """An agent that does not answer as one; the message says what it did."""
 
-    def __init__(
-        self, message: str, *, is_refusal: bool = False, waited_s: float = 0
-    ) -> None:
+    def __init__(self, message: str, *, is_refusal: bool = False, waited_s: float = 0) -> None:
         super().__init__(message)
         self.is_refusal = is_refusal
         """Whether the machine answered that nobody listens."""

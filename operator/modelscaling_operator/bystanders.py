@@ -1,8 +1,8 @@
 """Pods beside a group that goes on: newcomers, which an edit or a rescale asks for, and spares.
 
-The group trains without them, so what becomes of them is no failure of the run: a template with too
-little memory must not end a run that trains on in the pods before it. One that fails holds its place
-for a while before the next is tried in it; until then its log can be read.
+The group trains without them, so what becomes of them is no failure of the run: a template with
+too little memory must not end a run that trains on in the pods before it. One that fails holds its
+place for a while before the next is tried in it; until then its log can be read.
 """
 
 from __future__ import annotations

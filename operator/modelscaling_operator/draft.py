@@ -154,8 +154,8 @@ def _plan_status(plan: Plan) -> PlanStatus:
 
 
 def _counts(wish: Wish | Rejection, seen: Observation) -> dict[str, object]:
-    """Return how many pods there are to train: the members, and those that come up to what is wished;
-    neither spares nor the pods that are to replace all members.
+    """Return how many pods there are to train: the members, and those that come up to what is
+    wished; neither spares nor the pods that are to replace all members.
     """
     group = seen.status.group
     members = frozenset(group.pods if group else ())

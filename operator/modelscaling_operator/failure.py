@@ -94,8 +94,8 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
 
     A failure is known by its pod's UID, by that and a number for the pod's workers, or by its
     group's number where the pods live on. All stay in `counted` as long as they can be seen, also
-    those of pods beside a group that goes on, which add nothing: then or once the group breaks. What
-    ends the run, or happens after its end, is none: nothing is restarted.
+    those of pods beside a group that goes on, which add nothing, be it then or once the group
+    breaks. What ends the run, or happens after its end, is none: nothing is restarted.
     """
     restarts = seen.status.restarts
     if seen.status.completion_time is not None or fatal_failure(seen) is not None:

@@ -66,9 +66,7 @@ class Interview:
         except NameTakenError:
             return b""
 
-    async def _ask_one(
-        self, pod: Pod, key: bytes, *, is_missed: bool
-    ) -> AgentStatus | Silence:
+    async def _ask_one(self, pod: Pod, key: bytes, *, is_missed: bool) -> AgentStatus | Silence:
         error = AgentError(f"the Secret {self._run.secret_name} with the run's key is missing")
         if key:
             try:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import pytest_asyncio
 
 from modelscaling.protocol import AgentState, AgentStatus
@@ -13,6 +12,8 @@ from tests.operator.world import RUN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import pytest
 
     from modelscaling_operator.identity import RunIdentity
 

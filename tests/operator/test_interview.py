@@ -32,8 +32,9 @@ async def test_an_agent_is_silent_since_it_was_asked_and_not_since_it_was_to_be(
     interview = Interview(RUN, _SilentAgents(), _Objects(), now=lambda: BEGIN, wake=lambda: None)
     answers = await interview.ask(trained_world().observe())
 
-    assert list(answers.values()) == [
-        Silence(since=BEGIN - timedelta(seconds=0.5), message="no answer in time")
-    ] * 2
+    assert (
+        list(answers.values())
+        == [Silence(since=BEGIN - timedelta(seconds=0.5), message="no answer in time")] * 2
+    )
 
     await interview.close()
