@@ -366,10 +366,9 @@ class RestartStatus(StatusModel):
         tuple[Annotated[str, Field(max_length=128)], ...],
         Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Counted names the failures that are still to be seen and need not be counted any more: the
-    UIDs of failed pods, UID#N for N workers of a pod that died, and generation:N for a group that
-    broke in living pods. Among them are those beside a group that went on, which are not in count.
-    """
+    """Counted names the failures still to be seen that need no counting any more, those beside a
+    group that went on among them: the UIDs of failed pods, UID#N for N workers of a pod that died,
+    and generation:N for a group that broke in living pods."""
 
 
 class RescaleRecord(StatusModel):
