@@ -158,9 +158,12 @@ async def test_a_held_question_may_take_longer_than_others(
     assert await agents.watch(RUN, KEY, "127.0.0.1", after=7) == agent.status
 
 
-async def test_the_time_to_answer_begins_with_the_turn_to_be_asked(agent: FakeAgent) -> None:
+@pytest.mark.parametrize("limit", ["at_once", "at_once_for_a_run"])
+async def test_the_time_to_answer_begins_with_the_turn_to_be_asked(
+    agent: FakeAgent, limit: str
+) -> None:
     agent.swallows = "/v1/stop"
-    client = Agents(port=agent.port, timeout_s=0.5, at_once_for_a_run=1)
+    client = Agents(port=agent.port, timeout_s=0.5, **{limit: 1})
     swallowed = asyncio.create_task(
         client.stop(RUN, KEY, "127.0.0.1", generation=1, mode=StopMode.SUSPEND)
     )

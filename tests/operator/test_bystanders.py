@@ -226,6 +226,7 @@ def test_what_failed_beside_the_group_is_not_held_against_the_run_once_that_brea
     assert [pod.phase for pod in world.pods.values()].count(PodPhase.FAILED) == 2
 
     world.vanish(1)
+    world.tick(act=False)  # they are still there when the group is known to be broken
     for _ in range(15):
         world.tick()
 
@@ -249,3 +250,12 @@ def test_one_whose_agent_is_about_to_end_is_waited_for() -> None:
 
     assert world.births == births
     assert state(world) is RunState.RESCALING
+
+    world.vanish(1)
+    world.tick(act=False)
+    for index in (2, 3):
+        world.end(world.pods[RUN.pod_name(index)], ExitCode.CONFIGURATION)
+    for _ in range(15):
+        world.tick()
+
+    assert (state(world), world.status.restarts.count) == (RunState.RUNNING, 0)

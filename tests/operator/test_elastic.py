@@ -335,6 +335,20 @@ def test_a_pod_that_waits_to_join_is_labelled_as_idle_and_counted_up_to_what_is_
     assert world.status.replicas == world.status.ready_replicas == replicas
 
 
+def test_a_pod_that_waits_to_join_is_not_counted_as_ready_for_a_member_that_is_not() -> None:
+    world = trained_world(replicas=2)
+    edit(world, template={"metadata": {"labels": {"team": "a"}}})
+    world.tick()
+    obstacle = Obstacle(reason=Reason.UNSCHEDULABLE, message="Insufficient cpu")
+    slow = world.pods["tiny-3"]
+    world.pods["tiny-3"] = replace(slow, phase=PodPhase.PENDING, address=None, obstacle=obstacle)
+    run(world, 2)
+    world.cut_off(1)
+    run(world, 2)
+
+    assert (world.status.replicas, world.status.ready_replicas) == (2, 1)
+
+
 def _group_pods(world: World) -> tuple[str, ...]:
     assert world.status.group is not None
     return world.status.group.pods

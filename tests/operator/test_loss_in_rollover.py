@@ -97,16 +97,38 @@ def test_an_old_spare_stays_until_the_new_group_trains() -> None:
     world = hindered_world({"template": OTHER_IMAGE}, checkpoint=None, **_SPARE)
     spare = world.pods["tiny-2"]
     let_start(world)
-    while not (world.status.group and world.status.group.cause == "TemplateChanged"):
-        assert spare.name in world.pods
+    for _ in range(8):
+        world.deaf.add(world.pods["tiny-3"].uid)
         world.tick()
 
+    group = world.status.group
+    assert group is not None
+    assert (group.cause, group.trained) == ("TemplateChanged", False)
     assert spare.name in world.pods
 
     run(world, 8)
 
     assert spare.uid not in {pod.uid for pod in world.pods.values()}
     assert len(world.pods) == 3
+
+
+def test_an_old_spare_goes_on_alone_from_the_checkpoint() -> None:
+    world = hindered_world({"template": OTHER_IMAGE}, replicas=1, **_SPARE)
+    world.crash(0)
+    run(world, 3)
+
+    assert world.members() == [1]
+    assert state(world) is RunState.RESCALING
+
+
+def test_old_pods_that_form_again_are_not_told_to_be_those_of_the_edit() -> None:
+    world = hindered_world({"template": OTHER_IMAGE})
+    for agent in world.agents.values():
+        agent.generation = 4  # a status that was restored from a backup is behind
+    run(world, 3)
+
+    assert world.status.group is not None
+    assert (world.status.group.generation, world.status.group.cause) == (5, "SettingsChanged")
 
 
 def test_without_a_spare_the_run_waits_for_the_new_pods_or_for_the_edit_to_be_taken_back() -> None:
