@@ -431,15 +431,15 @@ class ModelScalingStatus(StatusModel):
     from it."""
 
     replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Replicas is the number of the run's pods that exist and neither have ended nor are being
-    deleted. Spares do not count, so that an autoscaler compares it with spec.replicas."""
+    """Replicas is the number of the run's pods that neither have ended nor are being deleted, without
+    spares and those that are to replace members: an autoscaler compares it with spec.replicas."""
 
     ready_replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """ReadyReplicas is the number of those whose agent is warm or trains."""
 
     selector: Annotated[str, Field(max_length=512)] = ""
-    """Selector is the label selector of the run's pods, for the scale subresource; warm spares are
-    left out."""
+    """Selector is the label selector of the run's pods, for the scale subresource; warm ones that do
+    not train are left out."""
 
     image: Annotated[str, Field(max_length=1024)] = ""
     """Image is the trainer image that the run's pods were started with. It stays over an upgrade
