@@ -174,4 +174,11 @@ class Reason(_Documented):
         "The run took longer than spec.activeDeadlineSeconds.",
     )
     POD_FAILED = ("PodFailed", "A pod failed; its message is given.")
+    NEWCOMER_FAILED = (
+        "NewcomerFailed",
+        (
+            "A pod failed that was to join the group, which trains on without it; the next one is "
+            "tried a minute later."
+        ),
+    )
     POD_LOST = ("PodLost", "A pod was evicted or deleted, or its node was lost.")

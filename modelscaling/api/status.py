@@ -366,9 +366,9 @@ class RestartStatus(StatusModel):
         tuple[Annotated[str, Field(max_length=128)], ...],
         Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Counted names the failures that are counted and still to be seen: the UIDs of failed
-    pods, UID#N for N workers of a pod that died, and generation:N for a group that broke in living
-    pods."""
+    """Counted names the failures still to be seen that need no counting any more, those beside a
+    group that went on among them: the UIDs of failed pods, UID#N for N workers of a pod that died,
+    and generation:N for a group that broke in living pods."""
 
 
 class RescaleRecord(StatusModel):
@@ -423,23 +423,23 @@ class ModelScalingStatus(StatusModel):
     that cannot goes on with it: lost pods are replaced as it says."""
 
     start_time: datetime | None = None
-    """StartTime is when the run's first pods were created; activeDeadlineSeconds counts from
-    it."""
+    """StartTime is when the run's first pods were created: activeDeadlineSeconds counts from it."""
 
     completion_time: datetime | None = None
     """CompletionTime is when the run became Complete or Failed; ttlSecondsAfterFinished counts
     from it."""
 
     replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Replicas is the number of the run's pods that exist and neither have ended nor are being
-    deleted. Spares do not count, so that an autoscaler compares it with spec.replicas."""
+    """Replicas is the number of the run's pods that have not ended and are not being deleted, but
+    for spares and those that are to replace members: an autoscaler compares it with
+    spec.replicas."""
 
     ready_replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """ReadyReplicas is the number of those whose agent is warm or trains."""
 
     selector: Annotated[str, Field(max_length=512)] = ""
-    """Selector is the label selector of the run's pods, for the scale subresource; warm spares are
-    left out."""
+    """Selector is the label selector of the run's pods, for the scale subresource; those that are
+    warm and do not train are left out."""
 
     image: Annotated[str, Field(max_length=1024)] = ""
     """Image is the trainer image that the run's pods were started with. It stays over an upgrade

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import aiohttp
 from pydantic import ValidationError
@@ -10,6 +13,8 @@ from pydantic import ValidationError
 from modelscaling.protocol import AGENT_PORT, SIGNATURE_HEADER, AgentStatus, StopRequest, sign
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from modelscaling.protocol import GroupAssignment, StopMode
     from modelscaling_operator.identity import RunIdentity
 
@@ -19,30 +24,46 @@ MISSED_TIMEOUT_S = 0.3
 """The same for an agent that its peers have lost: what they say is only to be confirmed."""
 WATCH_TIMEOUT_S = 30.0
 """Seconds in which an agent answers that may wait until it has news, which it does for less."""
+AT_ONCE = 256
+"""Requests under way at a time, of all runs."""
+AT_ONCE_FOR_A_RUN = 64
+"""The same for one run: pods of it that swallow what they are sent do not keep others waiting."""
 
 
 class AgentError(Exception):
     """An agent that does not answer as one; the message says what it did."""
 
-    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+    def __init__(self, message: str, *, is_refusal: bool = False, waited_s: float = 0) -> None:
         super().__init__(message)
         self.is_refusal = is_refusal
         """Whether the machine answered that nobody listens."""
+        self.waited_s = waited_s
+        """For how long the answer was waited for."""
 
 
 class Agents:
-    """Requests to the agents of runs. `port` is the agents' own; tests take others."""
+    """Requests to the agents of runs. `port` is the agents' own; tests take others, and fewer
+    requests at once.
+    """
 
-    def __init__(self, *, port: int = AGENT_PORT, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = AGENT_PORT,
+        timeout_s: float = TIMEOUT_S,
+        at_once: int = AT_ONCE,
+        at_once_for_a_run: int = AT_ONCE_FOR_A_RUN,
+    ) -> None:
         self._port = port
         self._timeout_s = timeout_s
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256))
-        # Thousands of runs hold a connection or two each, which must not keep others from asking.
-        self._watches = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # No limit of its own: a wait for a connection would count as the agent's silence.
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._turns = asyncio.Semaphore(at_once)
+        self._at_once_for_a_run = at_once_for_a_run
+        self._turns_of_runs: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._watches.close()
         await self._session.close()
 
     async def status(
@@ -54,7 +75,8 @@ class Agents:
             AgentError: it does not answer, or belongs to another run.
         """
         timeout_s = min(self._timeout_s, MISSED_TIMEOUT_S) if is_missed else self._timeout_s
-        data = await self._request("GET", address, "/v1/status", key, timeout_s=timeout_s)
+        async with self._turn(run.uid):
+            data = await self._request("GET", address, "/v1/status", key, timeout_s=timeout_s)
         return _own_status(run, address, data)
 
     async def watch(self, run: RunIdentity, key: bytes, address: str, *, after: int) -> AgentStatus:
@@ -65,25 +87,34 @@ class Agents:
             AgentError: it does not answer, or belongs to another run.
         """
         path = f"/v1/status?after={after}"
-        data = await self._request(
-            "GET", address, path, key, session=self._watches, timeout_s=WATCH_TIMEOUT_S
-        )
+        # Thousands of runs ask one or two each, which must not keep others from their turns.
+        data = await self._request("GET", address, path, key, timeout_s=WATCH_TIMEOUT_S)
         return _own_status(run, address, data)
 
     async def assign(self, key: bytes, address: str, assignment: GroupAssignment) -> None:
         """Tell an agent who trains together. One that knows a newer number turns it away, and
         its status says so.
         """
-        await self._request(
-            "POST", address, "/v1/group", key, assignment.model_dump_json().encode()
-        )
+        body = assignment.model_dump_json().encode()
+        async with self._turn(assignment.run_uid):
+            await self._request("POST", address, "/v1/group", key, body)
 
     async def stop(
         self, run: RunIdentity, key: bytes, address: str, *, generation: int, mode: StopMode
     ) -> None:
         """Tell an agent to save and end."""
         request = StopRequest(run_uid=run.uid, generation=generation, mode=mode)
-        await self._request("POST", address, "/v1/stop", key, request.model_dump_json().encode())
+        body = request.model_dump_json().encode()
+        async with self._turn(run.uid):
+            await self._request("POST", address, "/v1/stop", key, body)
+
+    @asynccontextmanager
+    async def _turn(self, run_uid: str) -> AsyncIterator[None]:
+        """Wait for a turn to ask, first among those of the run: its time to answer begins then."""
+        turns = asyncio.Semaphore(self._at_once_for_a_run)
+        of_run = self._turns_of_runs.setdefault(run_uid, turns)
+        async with of_run, self._turns:
+            yield
 
     async def _request(
         self,
@@ -93,7 +124,6 @@ class Agents:
         key: bytes,
         body: bytes = b"",
         *,
-        session: aiohttp.ClientSession | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
         host = f"[{address}]" if ":" in address else address
@@ -102,17 +132,20 @@ class Agents:
             headers["Content-Type"] = "application/json"
         url = f"http://{host}:{self._port}{path}"
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
         try:
-            async with (session or self._session).request(
+            async with self._session.request(
                 method, url, data=body, headers=headers, timeout=timeout
             ) as response:
                 answer = await response.read()
                 status = response.status
-        except aiohttp.ClientConnectorError as error:
-            is_refusal = isinstance(error.os_error, ConnectionRefusedError)
-            raise AgentError(f"{method} {path}: {_words(error)}", is_refusal=is_refusal) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise AgentError(f"{method} {path}: {_words(error)}") from error
+            raise AgentError(
+                f"{method} {path}: {_words(error)}",
+                is_refusal=_is_refusal(error),
+                waited_s=clock() - asked_at,
+            ) from error
         if status in {401, 403}:
             raise AgentError(
                 f"{method} {path}: it refuses the run's key; delete the pod if the run's Secret "
@@ -131,6 +164,12 @@ def _own_status(run: RunIdentity, address: str, data: bytes) -> AgentStatus:
     if status.run_uid != run.uid:
         raise AgentError(f"the agent at {address} belongs to another run, {status.run_uid}")
     return status
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+        error.os_error, ConnectionRefusedError
+    )
 
 
 def _words(error: BaseException) -> str:

@@ -47,6 +47,7 @@ _TROUBLES = frozenset(
         Reason.POD_CANNOT_START,
         Reason.POD_FORBIDDEN,
         Reason.POD_LOST,
+        Reason.NEWCOMER_FAILED,
         Reason.NAME_TAKEN,
         Reason.NODE_LOST,
         Reason.PODS_SEVERED,

@@ -6,6 +6,7 @@ What they answer decides nothing: it only wakes the loop, which then asks every 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from modelscaling_operator.agents import AgentError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from modelscaling.protocol import AgentStatus
     from modelscaling_operator.agents import Agents
     from modelscaling_operator.identity import RunIdentity
+
+_logger = logging.getLogger(__name__)
 
 WATCHED = 2
 """Agents of a run that are watched: the first member's, and another's that tells of its loss."""
@@ -71,9 +74,12 @@ class Attention:
             known, asked_at = self._latest[uid].version, clock()
             try:
                 status = await self._agents.watch(self._run, key, address, after=known)
-            except AgentError:
+            except Exception as error:
+                # Whatever it is: a watch that ended would never be begun again.
                 if not is_silent:
                     self._wake()
+                    if not isinstance(error, AgentError):
+                        _logger.exception("agent is not watched", extra={"run": str(self._run)})
                 is_silent = True
                 await asyncio.sleep(self._pause_s)
                 continue

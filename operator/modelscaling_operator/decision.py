@@ -33,7 +33,7 @@ from modelscaling_operator.placement import (
     relabelled_pods,
     spent_pods,
 )
-from modelscaling_operator.pod import template_image
+from modelscaling_operator.pod import have_same_template, template_image
 from modelscaling_operator.presence import Presence, presences
 from modelscaling_operator.rescaling import is_as_wished, say_rescaling
 from modelscaling_operator.roles import Roles, assign_roles
@@ -100,6 +100,7 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
     if isinstance(ready, Decision):
         return ready
     draft = ready
+    seen = replace(seen, status=draft.status)
     if outdated_members(wish, seen) and not old_pods_stay(wish, seen, now):
         return _replace_template(draft, wish)
     return _train(draft, wish, policy)
@@ -234,7 +235,7 @@ def _train(draft: Draft, wish: Wish, policy: Policy) -> Decision:
         missing_pods(seen, roles, present, image, now),
         *spent_pods(seen, present, now),
         *leaving_pods(seen, roles, present, now),
-        *relabelled_pods(roles),
+        *relabelled_pods(seen, roles),
     ]
     return draft.finish(actions, requeue_s=_requeue_s(draft, wish, policy, seen))
 
@@ -265,9 +266,9 @@ def _stopped_time(draft: Draft) -> datetime:
 
 def _present_image(wish: Wish, seen: Observation) -> str:
     """Return the image of the present pods of the same template: those of a group must be alike,
-    whatever the operator's own default is by now.
+    and so must those that hand state over to others, whatever the operator's own default is by now.
     """
-    alike = (pod for pod in seen.own if pod.revision == wish.revision)
+    alike = (pod for pod in seen.own if have_same_template(pod.revision, wish.revision))
     return next((pod.image for pod in alike if pod.deletion_deadline is None), "")
 
 

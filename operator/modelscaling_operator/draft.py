@@ -154,15 +154,16 @@ def _plan_status(plan: Plan) -> PlanStatus:
 
 
 def _counts(wish: Wish | Rejection, seen: Observation) -> dict[str, object]:
-    """Return how many pods there are, without spares."""
+    """Return how many pods there are to train: the members, and those that come up to what is
+    wished; neither spares nor the pods that are to replace all members.
+    """
+    group = seen.status.group
+    members = frozenset(group.pods if group else ())
     pods = [pod for pod in seen.own if not pod.ended and pod.deletion_deadline is None]
-    spares = 0
+    pods.sort(key=lambda pod: (pod.uid not in members, not _is_ready(pod, seen)))
     if isinstance(wish, Wish):
-        beyond = len(pods) - wish.spec.replicas
-        spares = min(max(beyond, 0), wish.spec.elastic.spares)
-    number = len(pods) - spares
-    ready = sum(_is_ready(pod, seen) for pod in pods)
-    return {"replicas": number, "ready_replicas": min(ready, number)}
+        pods = pods[: max(wish.spec.replicas, len(members))]
+    return {"replicas": len(pods), "ready_replicas": sum(_is_ready(pod, seen) for pod in pods)}
 
 
 def _is_ready(pod: Pod, seen: Observation) -> bool:

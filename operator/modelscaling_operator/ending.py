@@ -147,15 +147,9 @@ def _end_pods(draft: Draft) -> list[Action]:
 
 def _outsiders(seen: Observation) -> list[Pod]:
     """Return the live pods beside the group, spares and newcomers, which have nothing to save."""
-    group = seen.status.group
-    if group is None:
+    if seen.status.group is None:
         return []
-    inside = {*group.pods, *group.leaving}
-    return [
-        pod
-        for pod in seen.own
-        if pod.uid not in inside and not pod.ended and pod.deletion_deadline is None
-    ]
+    return [pod for pod in seen.outsiders if not pod.ended and pod.deletion_deadline is None]
 
 
 def _delete(outsider: Pod) -> DeletePod:

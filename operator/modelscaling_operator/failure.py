@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from modelscaling.api.status import MESSAGE_MAX_LENGTH, RestartStatus
 from modelscaling.exit_code import FATAL, ExitCode
 from modelscaling.protocol import AgentState
+from modelscaling_operator.bystanders import bystanders
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.severance import severed_pods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from modelscaling.protocol import Failure
@@ -38,15 +39,23 @@ class Verdict:
 
 
 def fatal_failure(seen: Observation) -> Verdict | None:
-    """Return why no retry can help, if an agent said so."""
-    for pod in seen.own:
-        if pod.exit is not None and pod.exit.code in FATAL:
-            failure = pod.exit.report.failure if pod.exit.report else None
-            reason = failure.reason if failure else _REASON_OF_EXIT[ExitCode(pod.exit.code)]
-            return Verdict(reason=reason, message=describe_exit(pod))
-        agent = seen.agent(pod)
-        if agent is not None and agent.failure is not None and agent.failure.exit_code in FATAL:
-            return Verdict(reason=agent.failure.reason, message=_sentence(pod.name, agent.failure))
+    """Return why no retry can help, if an agent said so, other than one beside a group that went
+    on without it.
+    """
+    passed_over = bystanders(seen) | frozenset(seen.status.restarts.counted)
+    verdicts = (_verdict(pod, seen) for pod in seen.own if pod.uid not in passed_over)
+    return next((verdict for verdict in verdicts if verdict is not None), None)
+
+
+def _verdict(pod: Pod, seen: Observation) -> Verdict | None:
+    """Return why a pod cannot be helped by another try, if its agent said so."""
+    if pod.exit is not None and pod.exit.code in FATAL:
+        failure = pod.exit.report.failure if pod.exit.report else None
+        reason = failure.reason if failure else _REASON_OF_EXIT[ExitCode(pod.exit.code)]
+        return Verdict(reason=reason, message=describe_exit(pod))
+    agent = seen.agent(pod)
+    if agent is not None and agent.failure is not None and agent.failure.exit_code in FATAL:
+        return Verdict(reason=agent.failure.reason, message=_sentence(pod.name, agent.failure))
     return None
 
 
@@ -84,19 +93,26 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
     """Return the failures so far, with each new one counted once.
 
     A failure is known by its pod's UID, by that and a number for the pod's workers, or by its
-    group's number where the pods live on. All stay in `counted` as long as they can be seen. What
-    ends the run, or happens after its end, is none: nothing is restarted.
+    group's number where the pods live on. All stay in `counted` as long as they can be seen, also
+    those of pods beside a group that goes on, which add nothing, be it then or once the group
+    breaks. What ends the run, or happens after its end, is none: nothing is restarted.
     """
     restarts = seen.status.restarts
     if seen.status.completion_time is not None or fatal_failure(seen) is not None:
         return restarts
     if restarts.consecutive and step > restarts.step:
         restarts = restarts.model_copy(update={"consecutive": 0})
-    visible = dict(_visible_failures(seen))
-    known = {key: _counted_of(key, restarts.counted) for key in visible}
-    fresh = {key: failure for key, failure in visible.items() if failure.number > known[key]}
+    known = _parse_counted(restarts.counted)
+    visible = dict(_visible_failures(seen, known))
+    beside = bystanders(seen)
+    fresh = {
+        key: failure
+        for key, failure in visible.items()
+        if failure.number > known.get(key, 0) and key.removesuffix("#") not in beside
+    }
     counted = tuple(
-        _counted_key(key, max(failure.number, known[key])) for key, failure in visible.items()
+        _counted_key(key, max(failure.number, known.get(key, 0)))
+        for key, failure in visible.items()
     )
     restarts = restarts.model_copy(update={"counted": counted[-COUNTED_KEPT:]})
     if not fresh:
@@ -106,7 +122,7 @@ def count_failures(seen: Observation, now: datetime, *, step: int) -> RestartSta
     message = next(iter(fresh.values())).message
     return restarts.model_copy(
         update={
-            "count": restarts.count + sum(f.number - known[key] for key, f in fresh.items()),
+            "count": restarts.count + sum(f.number - known.get(key, 0) for key, f in fresh.items()),
             "consecutive": restarts.consecutive + int(is_other),
             "generation": generation,
             "attempt": attempt,
@@ -129,17 +145,19 @@ class _Failures:
     """When the pod was created that failed; None where it lives on."""
 
 
-def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
+def _visible_failures(
+    seen: Observation, known: Mapping[str, int]
+) -> Iterator[tuple[str, _Failures]]:
     newest, severed = _newest_attempt(seen), severed_pods(seen)
     for pod in seen.own:
-        if is_failed(pod):
+        if is_failed(pod) or _verdict(pod, seen) is not None:
             yield (
                 pod.uid,
                 _Failures(
                     number=1, message=describe_exit(pod), attempt=newest, pod_created=pod.created
                 ),
             )
-        failures = _of_workers(pod, seen)
+        failures = _of_workers(pod, seen, known)
         if failures.number:
             yield f"{pod.uid}#", failures
     for pod in seen.own:
@@ -156,13 +174,12 @@ def _visible_failures(seen: Observation) -> Iterator[tuple[str, _Failures]]:
         yield key, _Failures(number=1, message=broken, attempt=newest)
 
 
-def _of_workers(pod: Pod, seen: Observation) -> _Failures:
+def _of_workers(pod: Pod, seen: Observation, known: Mapping[str, int]) -> _Failures:
     """Return the failures of a pod's workers; those that are counted, while it is silent."""
     agent = seen.agent(pod)
     message = f"pod {pod.name}: a worker died and was replaced"
     if agent is None:
-        counted = _counted_of(f"{pod.uid}#", seen.status.restarts.counted)
-        return _Failures(number=counted, message=message, attempt=(0, 0))
+        return _Failures(number=known.get(f"{pod.uid}#", 0), message=message, attempt=(0, 0))
     return _Failures(
         number=agent.worker_failures,
         message=_sentence(pod.name, agent.failure) if agent.failure else message,
@@ -170,11 +187,10 @@ def _of_workers(pod: Pod, seen: Observation) -> _Failures:
     )
 
 
-def _counted_of(key: str, counted: tuple[str, ...]) -> int:
-    """Return how many failures of a key are counted."""
-    if not key.endswith("#"):
-        return int(key in counted)
-    return next((int(word.removeprefix(key)) for word in counted if word.startswith(key)), 0)
+def _parse_counted(counted: tuple[str, ...]) -> dict[str, int]:
+    """Return how many failures of each key are counted."""
+    words = (word.partition("#") for word in counted)
+    return {f"{key}{mark}": int(number or 1) for key, mark, number in words}
 
 
 def _counted_key(key: str, number: int) -> str:

@@ -28,7 +28,7 @@ from modelscaling_operator.membership import assignment, in_rank_order, present_
 from modelscaling_operator.rollover import outdated_members
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from modelscaling.protocol import GroupAssignment
@@ -90,7 +90,8 @@ def form_group(question: Question) -> Formation:
     wait = retry_time(seen.status.restarts)
     if broken_group(seen) is not None and wait is not None and now < wait:
         return _keep(question)
-    leaving = [pod for pod in holders(seen, question.present) if pod not in pods]
+    chosen = frozenset(pod.uid for pod in pods)
+    leaving = [pod for pod in holders(seen, question.present) if pod.uid not in chosen]
     if any(is_awaited(pod, seen, now) for pod in leaving):
         return _keep(question)
     return _new_group(question, pods, tuple(pod for pod in leaving if seen.agent(pod)))
@@ -119,34 +120,48 @@ def _must_change(question: Question) -> bool:
 
 def _has_just_begun(question: Question) -> bool:
     """Whether the present group is to do its first step before it is changed by plan again: what
-    its own change cost would never be known else.
+    its own change cost would never be known else. Pods of another template also wait for a group
+    that still meets, as the run is to be saved before they go on with it.
     """
     group = question.group
-    if group is None or not group.trained or _must_change(question):
+    if group is None or _must_change(question):
+        return False
+    if not group.trained and not outdated_members(question.wish, question.seen):
         return False
     return owes_entry(group, question.now)
 
 
 def _choose(question: Question) -> tuple[Pod, ...] | None:
     """Return the pods of the group to have, in the order of their ranks; None to keep what is."""
-    wish, roles = question.wish, question.roles
+    roles, replicas = question.roles, question.wish.spec.replicas
     able = frozenset(pod.uid for pod in roles.able)
-    is_complete = len(roles.wished) == wish.spec.replicas
+    is_complete = len(roles.wished) == replicas
     if is_complete and all(pod.uid in able for pod in roles.wished):
         return in_rank_order(roles.wished, question.seen)
-    for size in _smaller_sizes(question):
-        if size <= len(able) and wish.plan_for(size) is not None:
-            return in_rank_order(roles.able[:size], question.seen)
+    # While pods of an edited template are awaited, those before them do without the lost ones.
+    old = roles.outdated if _must_change(question) else ()
+    return _first_that_works(
+        question, old, (replicas, *_smaller_sizes(question, old))
+    ) or _first_that_works(question, roles.able, _smaller_sizes(question, roles.able))
+
+
+def _first_that_works(
+    question: Question, pods: tuple[Pod, ...], sizes: Iterable[int]
+) -> tuple[Pod, ...] | None:
+    """Return the group of the first of these sizes that there are pods and a mesh for."""
+    for size in sizes:
+        if size <= len(pods) and question.wish.plan_for(size) is not None:
+            return in_rank_order(pods[:size], question.seen)
     return None
 
 
-def _smaller_sizes(question: Question) -> range:
+def _smaller_sizes(question: Question, pods: tuple[Pod, ...]) -> range:
     """Return the sizes that the run is content with while it waits for its replicas, the largest
-    first.
+    first, where these pods are able to be its group.
     """
     group, replicas = question.group, question.wish.spec.replicas
     fewest = question.wish.spec.elastic.min_replicas
-    able = frozenset(pod.uid for pod in question.roles.able)
+    able = frozenset(pod.uid for pod in pods)
     none = range(0)
     if not _must_change(question):
         is_whole = group is not None and all(uid in able for uid in group.pods)
@@ -225,7 +240,7 @@ def _cause(  # noqa: PLR0911 - an ordered list of guards
         return before.broken
     if before.model and before.model != describe_model(wish.configuration):
         return Reason.MODEL_GROWN
-    if outdated_members(wish, question.seen):
+    if outdated_members(wish, question.seen) and pods[0].revision == wish.revision:
         return Reason.TEMPLATE_CHANGED
     if before.replicas != wish.spec.replicas:
         return Reason.REPLICAS_CHANGED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import AgentStatus
@@ -48,7 +49,10 @@ class Interview:
         """Return what the agents of the run's own pods say, by their UIDs."""
         pods = [pod for pod in seen.own if pod.has_agent]
         key = await self._key() if pods else b""
-        answers = await asyncio.gather(*(self._ask_one(pod, key) for pod in pods))
+        missed = self._attention.missed
+        answers = await asyncio.gather(
+            *(self._ask_one(pod, key, is_missed=pod.index in missed) for pod in pods)
+        )
         by_uid = {pod.uid: answer for pod, answer in zip(pods, answers, strict=True)}
         self._silences = {
             uid: answer.since for uid, answer in by_uid.items() if isinstance(answer, Silence)
@@ -62,20 +66,19 @@ class Interview:
         except NameTakenError:
             return b""
 
-    async def _ask_one(self, pod: Pod, key: bytes) -> AgentStatus | Silence:
-        asked, is_refusal = self._now(), False
-        if not key:
-            message = f"the Secret {self._run.secret_name} with the run's key is missing"
-        else:
-            is_missed = pod.index in self._attention.missed
+    async def _ask_one(self, pod: Pod, key: bytes, *, is_missed: bool) -> AgentStatus | Silence:
+        error = AgentError(f"the Secret {self._run.secret_name} with the run's key is missing")
+        if key:
             try:
                 return await self._agents.status(
                     self._run, key, pod.address or "", is_missed=is_missed
                 )
-            except AgentError as error:
-                message, is_refusal = str(error), error.is_refusal
+            except AgentError as raised:
+                error = raised
+        # It may have waited for its turn before, and is not silent since then.
+        asked = self._now() - timedelta(seconds=error.waited_s)
         since = self._silences.get(pod.uid) or asked
-        return Silence(since=since, message=message, is_refusal=is_refusal)
+        return Silence(since=since, message=str(error), is_refusal=error.is_refusal)
 
 
 def _to_watch(

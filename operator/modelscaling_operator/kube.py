@@ -213,15 +213,16 @@ class Kube:
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        verb, url, headers, content, form = await self._client.param_serialize(
-            method=method,
-            resource_path=path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
         try:
+            # This reads the token anew from time to time, which may fail as well.
+            verb, url, headers, content, form = await self._client.param_serialize(
+                method=method,
+                resource_path=path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
             response = await self._client.call_api(
                 verb, url, headers, content, form, _request_timeout=REQUEST_TIMEOUT_S
             )
@@ -232,8 +233,18 @@ class Kube:
             ) from error
         if response.status >= 400:  # noqa: PLR2004 - HTTP's border to errors
             raise _error(method, path, response.status, data, response.headers.get("Retry-After"))
-        answer: Json = json.loads(data)
-        return answer
+        return _parse_answer(method, path, data)
+
+
+def _parse_answer(method: str, path: str, data: bytes) -> Json:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        text = data[:200].decode(errors="replace")
+        raise UnavailableError(f"{method} {path}: what answers is not the API server: {text!r}")
+    return answer
 
 
 def _error(method: str, path: str, status: int, data: bytes, retry_after: str | None) -> KubeError:

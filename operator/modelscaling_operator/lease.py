@@ -89,18 +89,28 @@ class Lease:
         while self._held is not None:
             await asyncio.sleep(self._duration_s / 6)
             try:
-                async with asyncio.timeout(self._duration_s / 3):
-                    self._held["spec"]["renewTime"] = _now()
-                    self._held = await self._kube.replace(LEASES, self._held)
-                renewed_at = clock()
-            except ConflictError:
-                await self._refresh()
+                if await self._renew_once(self._held):
+                    renewed_at = clock()
             except (KubeError, TimeoutError) as error:
                 _logger.warning("Lease is not renewed: %r", error)
+            except Exception:
+                # Whatever it is: were this task to end, nobody would notice the loss.
+                _logger.exception("Lease is not renewed")
             if not self.held or clock() - renewed_at > self._duration_s * 2 / 3:
                 _logger.error("Lease is lost; this operator ends")
                 self._held = None
                 self._on_loss()
+
+    async def _renew_once(self, held: Json) -> bool:
+        """Renew, and return whether that was done; after a conflict look who holds the Lease."""
+        try:
+            async with asyncio.timeout(self._duration_s / 3):
+                held["spec"]["renewTime"] = _now()
+                self._held = await self._kube.replace(LEASES, held)
+        except ConflictError:
+            await self._refresh()
+            return False
+        return True
 
     async def _refresh(self) -> None:
         """Look who holds the Lease after a conflict, which an unheard own write may have caused."""
@@ -109,7 +119,7 @@ class Lease:
         except KubeError as error:
             _logger.warning("Lease is not read: %s", error)
             return
-        own = current["spec"].get("holderIdentity") == self._identity
+        own = (current.get("spec") or {}).get("holderIdentity") == self._identity
         self._held = current if own else None
 
     async def _current(self) -> Json:

@@ -170,6 +170,13 @@ class Observation:
         """The pods that only hand their state over to the present group; None as above."""
         return self._named(self.status.group.leaving if self.status.group else ())
 
+    @cached_property
+    def outsiders(self) -> tuple[Pod, ...]:
+        """The run's own pods that have no part in the present group."""
+        group = self.status.group
+        inside = frozenset((*group.pods, *group.leaving) if group else ())
+        return tuple(pod for pod in self.own if pod.uid not in inside)
+
     def agent(self, pod: Pod) -> AgentStatus | None:
         """Return what the pod's agent said, if it answered."""
         answer = self.agents.get(pod.uid)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.protocol import StopMode
 from modelscaling_operator.action import NOTHING_TO_SAVE_S, CreatePods, DeletePod, LabelPod
+from modelscaling_operator.bystanders import bystanders, goes_on
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import GIVEN_UP, Presence
@@ -48,6 +49,7 @@ def spent_pods(
 ) -> Iterator[DeletePod]:
     """Yield the pods that are over, and those that are given up."""
     wait = retry_time(seen.status.restarts)
+    beside = bystanders(seen)
     for pod in seen.own:
         if present[pod.uid] in GIVEN_UP:
             yield DeletePod(pod=pod, grace_s=0)
@@ -55,7 +57,8 @@ def spent_pods(
             if stuck(pod, now):
                 yield DeletePod(pod=pod, grace_s=0)
         elif is_failed(pod):
-            if wait is None or now >= wait:
+            # Of those beside the group the roles say which are to go.
+            if pod.uid not in beside and (wait is None or now >= wait):
                 yield DeletePod(pod=pod)
         elif pod.phase is PodPhase.FAILED or _is_spent(pod, seen, now):
             yield DeletePod(pod=pod)
@@ -69,9 +72,8 @@ def leaving_pods(
     them.
     """
     group = seen.status.group
-    handing = {pod.uid for pod in seen.leavers if pod}
-    members = frozenset(group.pods if group else ())
-    unwanted = [pod for pod in roles.surplus if pod.uid not in members | handing]
+    inside = frozenset((*group.pods, *group.leaving) if group else ())
+    unwanted = [pod for pod in roles.surplus if pod.uid not in inside]
     yield from (DeletePod(pod=pod, grace_s=NOTHING_TO_SAVE_S) for pod in unwanted)
     if group is None or not group.trained:
         return
@@ -82,17 +84,19 @@ def leaving_pods(
     )
 
 
-def relabelled_pods(roles: Roles) -> Iterator[LabelPod]:
-    """Yield the pods whose label does not say yet, or not any more, that they are spares. One that
-    starts may still take another's place, and an autoscaler does not count it before it is ready.
+def relabelled_pods(seen: Observation, roles: Roles) -> Iterator[LabelPod]:
+    """Yield the pods whose label does not say yet, or not any more, that they are idle: spares, and
+    while a group trains those that wait to join it. One that starts may still take another's place,
+    and an autoscaler does not count it before it is ready.
     """
-    able = frozenset(pod.uid for pod in roles.able)
-    for pod in roles.spares:
-        if pod.uid in able and not pod.is_spare:
-            yield LabelPod(pod=pod, is_spare=True)
-    for pod in roles.wished:
+    busy = [pod for pod in seen.members if pod] if goes_on(seen.status.group) else roles.wished
+    for pod in busy:
         if pod.is_spare:
             yield LabelPod(pod=pod, is_spare=False)
+    idle = frozenset(pod.uid for pod in roles.able) - frozenset(pod.uid for pod in busy)
+    for pod in (*roles.wished, *roles.spares):
+        if pod.uid in idle and not pod.is_spare:
+            yield LabelPod(pod=pod, is_spare=True)
 
 
 def _is_spent(pod: Pod, seen: Observation, now: datetime) -> bool:

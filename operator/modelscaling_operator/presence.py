@@ -87,7 +87,8 @@ def _on_their_nodes(missed: frozenset[str], seen: Observation) -> frozenset[str]
     """Return the silent pods of nodes of which nothing is heard and a pod is missed."""
     silent = [pod for pod in seen.own if _is_unheard(seen.agents.get(pod.uid))]
     gone = {pod.node for pod in silent if pod.uid in missed and pod.node}
-    gone -= {pod.node for pod in seen.own if pod.uid in seen.agents and pod not in silent}
+    unheard = {pod.uid for pod in silent}
+    gone -= {pod.node for pod in seen.own if pod.uid in seen.agents and pod.uid not in unheard}
     return frozenset(pod.uid for pod in silent if pod.node in gone)
 
 

@@ -22,9 +22,7 @@ def newest_progress(seen: Observation) -> Progress | None:
     group = seen.status.group
     if group is None:
         return None
-    told = {pod.uid for pod in (*seen.members, *seen.leavers) if pod}
-    others = (pod for pod in seen.own if pod.uid not in told)
-    for pod in (*seen.members, *seen.leavers, *others):
+    for pod in (*seen.members, *seen.leavers, *seen.outsiders):
         if pod is None:
             continue
         agent = seen.agent(pod)

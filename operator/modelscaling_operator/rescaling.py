@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling_operator.bystanders import goes_on
 from modelscaling_operator.group import LOSSES
 from modelscaling_operator.membership import present_assignment
 from modelscaling_operator.rollover import outdated_members
-from modelscaling_operator.running import goes_on, group_trains, waits_for
+from modelscaling_operator.running import group_trains, waits_for
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
+
+_COMING = frozenset({Reason.WAITING_FOR_PODS, Reason.WAITING_FOR_AGENTS})
+"""Why a group is waited for that nothing stands in the way of."""
 
 
 def say_rescaling(
@@ -37,6 +41,9 @@ def say_rescaling(
     if not group_trains(seen, now) and not goes_on(group):
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
     waiting = waits_for(wish, seen, roles, now)
+    if waiting and waiting.reason in _COMING and _has_failed_before(draft):
+        # The next one is tried: told anew each minute, that would be a storm of Events.
+        return draft
     change = (
         "Pods of the edited spec are to replace those that train"
         if outdated_members(wish, seen)
@@ -47,6 +54,16 @@ def say_rescaling(
         holds=True,
         reason=waiting.reason if waiting else Reason.WAITING_FOR_AGENTS,
         message=f"{change}: {waiting.message}" if waiting else f"{change}.",
+    )
+
+
+def _has_failed_before(draft: Draft) -> bool:
+    """Whether a pod of the very same spec has failed that was to join the group."""
+    condition = draft.conditions.get(ConditionType.RESCALING)
+    return (
+        condition is not None
+        and condition.reason == Reason.NEWCOMER_FAILED
+        and condition.observed_generation == draft.seen.generation
     )
 
 

@@ -12,6 +12,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from modelscaling.protocol import AgentState
+from modelscaling_operator.bystanders import bystanders, next_try_time
 from modelscaling_operator.failure import is_failed, retry_time
 from modelscaling_operator.observation import PodPhase
 from modelscaling_operator.presence import Presence
@@ -36,10 +37,15 @@ class Roles:
     """Those that are to be the group: at most spec.replicas."""
     spares: tuple[Pod, ...]
     """Those that wait beside it, at most spec.elastic.spares."""
+    resting: tuple[Pod, ...]
+    """Those that failed beside a group that goes on, each in the place of the next to be tried."""
     surplus: tuple[Pod, ...]
     """Those that nobody wants."""
     able: tuple[Pod, ...]
     """Those that can follow into the next group, in the order in which they are taken."""
+    outdated: tuple[Pod, ...]
+    """Those of the present group's own template, where the spec has another one by now, that could
+    form the next group in their stead: members first, then spares."""
     create: tuple[int, ...]
     """Indexes of the pods that are missing: the lowest that no pod has."""
 
@@ -60,23 +66,51 @@ def assign_roles(
         return (pod.uid not in group, not is_able, not pod.live, pod.index)
 
     awaited = {Presence.ABLE, Presence.STARTING}
-    counted = [pod for pod in seen.own if present[pod.uid] in awaited]
-    pods = sorted((pod for pod in counted if pod.revision == wish.revision), key=order)
+    counted = sorted((pod for pod in seen.own if present[pod.uid] in awaited), key=order)
+    pods = [pod for pod in counted if pod.revision == wish.revision]
+    others = [pod for pod in counted if pod.revision != wish.revision]
     replicas, spares = wish.spec.replicas, wish.spec.elastic.spares
+    beside = bystanders(seen)
+    failed = {pod.uid: pod for pod in seen.own if pod.uid in beside and is_failed(pod)}
     held = sum(
-        _holds_place(pod, seen, present, now) for pod in seen.own if pod.revision == wish.revision
+        _holds_place(pod, seen, present, now, is_beside=pod.uid in beside)
+        for pod in seen.own
+        if pod.revision == wish.revision and pod.uid not in failed
     )
     missing = max(0, replicas + spares - len(pods) - held)
+    alike = (pod for pod in failed.values() if pod.revision == wish.revision)
+    resting = tuple(pod for pod in alike if now < next_try_time(pod))[:missing]
+    kept = frozenset(pod.uid for pod in (*resting, *_old_spares(others, seen)[:spares]))
     return Roles(
         wished=tuple(pods[:replicas]),
         spares=tuple(pods[replicas : replicas + spares]),
+        resting=resting,
         surplus=(
             *pods[replicas + spares :],
-            *(pod for pod in counted if pod.revision != wish.revision),
+            *(pod for pod in (*others, *failed.values()) if pod.uid not in kept),
         ),
         able=tuple(pod for pod in pods if present[pod.uid] is Presence.ABLE),
-        create=_lowest_free(seen, missing),
+        outdated=tuple(
+            pod for pod in _alike(others, seen, wish) if present[pod.uid] is Presence.ABLE
+        ),
+        create=_lowest_free(seen, missing - len(resting)),
     )
+
+
+def _old_spares(others: list[Pod], seen: Observation) -> list[Pod]:
+    """Return the pods beside the group that could take the place of one that it loses, until the
+    last of its template has handed over.
+    """
+    revisions = {pod.revision for pod in (*seen.members, *seen.leavers) if pod}
+    outside = frozenset(pod.uid for pod in seen.outsiders)
+    return [pod for pod in others if pod.uid in outside and pod.revision in revisions]
+
+
+def _alike(others: list[Pod], seen: Observation, wish: Wish) -> list[Pod]:
+    """Return the pods of the present group's own template that the wished plans fit."""
+    revisions = {pod.revision for pod in seen.members if pod}
+    processes = wish.spec.processes_per_replica
+    return [pod for pod in others if pod.revision in revisions and pod.processes == processes]
 
 
 def is_finishing(pod: Pod, seen: Observation, now: datetime) -> bool:
@@ -89,7 +123,7 @@ def is_finishing(pod: Pod, seen: Observation, now: datetime) -> bool:
 
 
 def _holds_place(
-    pod: Pod, seen: Observation, present: Mapping[str, Presence], now: datetime
+    pod: Pod, seen: Observation, present: Mapping[str, Presence], now: datetime, *, is_beside: bool
 ) -> bool:
     """Whether a pod that is over must be heard out before another one takes its place: the next
     may come only after a pause, or not at all.
@@ -101,7 +135,8 @@ def _holds_place(
         return wait is not None and now < wait
     if present[pod.uid] is Presence.GOING:
         agent = seen.agent(pod)
-        return agent is None or agent.state is AgentState.ENDED
+        # One beside the group is told nothing: it ends by its own fault.
+        return agent is None or agent.state is AgentState.ENDED or is_beside
     return is_finishing(pod, seen, now)
 
 

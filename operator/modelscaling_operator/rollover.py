@@ -6,7 +6,8 @@ no node can meet, stops nothing. Once all of them are warm the state moves from 
 in any other change. Only where the template is another one, and the volume is not, the run saves,
 ends its old pods and goes on in the new ones: what an image of another release holds in memory may
 not be what this one expects. No old pod makes room: whether its place would do for a new one, only
-the scheduler knows, and a run that trains is not stopped for a guess.
+the scheduler knows, and a run that trains is not stopped for a guess. Nor do the old pods wait for
+the new ones when the group loses one: it is formed again of those that are left.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
 from modelscaling_operator.breakage import holders
+from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.pod import have_same_template, save_to_same_volume
 from modelscaling_operator.presence import presences
 from modelscaling_operator.roles import assign_roles
@@ -36,13 +38,18 @@ def old_pods_stay(wish: Wish, seen: Observation, now: datetime) -> bool:
     end now.
     """
     group = seen.status.group
+    if group is None or group.broken == Reason.TEMPLATE_CHANGED:
+        return False
     present = presences(seen, now)
-    if group is None or group.broken == Reason.TEMPLATE_CHANGED or not holders(seen, present):
+    roles = assign_roles(wish, seen, present, now)
+    if not holders(seen, present) and not roles.outdated:
         return False
     if wish.spec.checkpoint is None or not _has_other_template_alone(wish, seen):
         return True
-    roles = assign_roles(wish, seen, present, now)
-    return bool(group.broken) or len(roles.able) < wish.spec.replicas
+    # One that changes and has not trained since holds what it cannot save yet.
+    is_changing = group.stopped_mesh is not None and not group.trained
+    is_changing = is_changing or owes_entry(group, now)
+    return is_changing or bool(group.broken) or len(roles.able) < wish.spec.replicas
 
 
 def _has_other_template_alone(wish: Wish, seen: Observation) -> bool:

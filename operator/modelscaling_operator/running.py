@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus
 from modelscaling.protocol import AgentState, AgentStatus
+from modelscaling_operator.bystanders import RETRY_S, goes_on
 from modelscaling_operator.failure import describe_exit, is_failed, retry_time
 from modelscaling_operator.observation import PodPhase, Silence
 from modelscaling_operator.presence import HICCUP_S
@@ -16,7 +17,6 @@ from modelscaling_operator.presence import HICCUP_S
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from modelscaling.api.status import GroupStatus
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.roles import Roles
     from modelscaling_operator.wish import Wish
@@ -60,18 +60,13 @@ def describe_running(wish: Wish, seen: Observation, roles: Roles, now: datetime)
     group = seen.status.group
     if group is not None and group_trains(seen, now):
         message = f"{group.members} pods train on the mesh {group.mesh}."
+        if roles.resting and len(roles.wished) == wish.spec.replicas:
+            message += f" A spare failed: {_describe_resting(roles)}"
         return Running(holds=True, reason=Reason.TRAINING, message=message)
     forming = Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence)
-    if group is not None and goes_on(group):
+    if goes_on(group):
         return forming
     return waits_for(wish, seen, roles, now) or forming
-
-
-def goes_on(group: GroupStatus) -> bool:
-    """Whether a group will train without anybody's help, if it does not now: its pods are there,
-    and meet.
-    """
-    return bool(group.pods) and not group.broken
 
 
 def waits_for(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Running | None:
@@ -79,7 +74,8 @@ def waits_for(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Run
     return (
         _refused(seen)
         or _hindered(roles)
-        or _paused(seen, now)
+        or _failed_beside(wish, roles)
+        or _paused(seen, roles, now)
         or _pods_missing(wish, seen, roles)
         or _agents_missing(seen, roles, now)
     )
@@ -98,7 +94,19 @@ def _hindered(roles: Roles) -> Running | None:
     return None
 
 
-def _paused(seen: Observation, now: datetime) -> Running | None:
+def _failed_beside(wish: Wish, roles: Roles) -> Running | None:
+    """Return that a pod failed that is to join; where all have come, it was to be a spare."""
+    if not roles.resting or len(roles.wished) == wish.spec.replicas:
+        return None
+    return Running(holds=False, reason=Reason.NEWCOMER_FAILED, message=_describe_resting(roles))
+
+
+def _describe_resting(roles: Roles) -> str:
+    described = describe_exit(roles.resting[0]).removesuffix(".")
+    return f"{described}. The next one is tried {RETRY_S} s later."
+
+
+def _paused(seen: Observation, roles: Roles, now: datetime) -> Running | None:
     restarts = seen.status.restarts
     wait = retry_time(restarts)
     if wait is not None and now < wait:
@@ -110,7 +118,8 @@ def _paused(seen: Observation, now: datetime) -> Running | None:
                 f"{wait:%H:%M:%S} UTC."
             ),
         )
-    failed = next((pod for pod in seen.own if is_failed(pod)), None)
+    beside = frozenset(pod.uid for pod in (*roles.resting, *roles.surplus))
+    failed = next((pod for pod in seen.own if is_failed(pod) and pod.uid not in beside), None)
     if failed is not None:
         return Running(holds=False, reason=Reason.POD_FAILED, message=describe_exit(failed))
     return None

@@ -16,6 +16,7 @@ from modelscaling.protocol import (
     is_signed,
 )
 from modelscaling_operator.agents import AgentError, Agents
+from modelscaling_operator.identity import RunIdentity
 from tests.operator.world import RUN
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class FakeAgent:
         self.text: str | None = None
         self.paths: list[str] = []
         self.hangs = False
+        self.swallows = ""
         self.hold_s = 0.0
         self.port = 0
 
@@ -43,7 +45,7 @@ class FakeAgent:
         signature = request.headers.get(SIGNATURE_HEADER)
         if not is_signed(KEY, signature, method=request.method, path=request.path_qs, body=body):
             return web.Response(status=401)
-        if self.hangs:
+        if self.hangs or request.path == self.swallows:
             await asyncio.Event().wait()
         await asyncio.sleep(self.hold_s)
         if request.method == "POST":
@@ -154,3 +156,45 @@ async def test_a_held_question_may_take_longer_than_others(
     agent.hold_s = 0.4
 
     assert await agents.watch(RUN, KEY, "127.0.0.1", after=7) == agent.status
+
+
+@pytest.mark.parametrize("limit", ["at_once", "at_once_for_a_run"])
+async def test_the_time_to_answer_begins_with_the_turn_to_be_asked(
+    agent: FakeAgent, limit: str
+) -> None:
+    agent.swallows = "/v1/stop"
+    client = Agents(port=agent.port, timeout_s=0.5, **{limit: 1})
+    swallowed = asyncio.create_task(
+        client.stop(RUN, KEY, "127.0.0.1", generation=1, mode=StopMode.SUSPEND)
+    )
+    waiting = asyncio.create_task(client.status(RUN, KEY, "127.0.0.1"))
+    with pytest.raises(AgentError) as raised:
+        await swallowed
+
+    assert raised.value.waited_s >= 0.5
+    assert not waiting.done()
+    assert await waiting == agent.status
+
+    await client.close()
+
+
+async def test_pods_of_one_run_that_swallow_requests_keep_no_other_run_waiting(
+    agent: FakeAgent,
+) -> None:
+    agent.swallows = "/v1/stop"
+    other = RunIdentity(namespace="research", name="other", uid="other-uid")
+    client = Agents(port=agent.port, timeout_s=30, at_once=2, at_once_for_a_run=1)
+    swallowed = [
+        asyncio.create_task(
+            client.stop(other, KEY, "127.0.0.1", generation=1, mode=StopMode.SUSPEND)
+        )
+        for _ in range(3)
+    ]
+    async with asyncio.timeout(10):
+        assert await client.status(RUN, KEY, "127.0.0.1") == agent.status
+
+    for task in swallowed:
+        assert not task.done()
+        task.cancel()
+    await asyncio.gather(*swallowed, return_exceptions=True)
+    await client.close()

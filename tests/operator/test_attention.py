@@ -13,6 +13,8 @@ from tests.operator.world import RUN
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
     from modelscaling_operator.identity import RunIdentity
 
 _DEADLINE_S = 10
@@ -110,3 +112,15 @@ async def test_only_the_agents_that_are_turned_to_are_watched(bench: Bench) -> N
     assert address == "10.0.0.1"
     assert first.cancelled()
     assert bench.attention.missed == frozenset()
+
+
+async def test_an_answer_that_nobody_thought_of_ends_no_watch(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.attention.turn_to(b"key", {"pod-0": ("10.0.0.0", said(4))})
+    (await bench.agents.next())[2].set_exception(RuntimeError("a bug"))
+    await bench.is_woken()
+    (await bench.agents.next())[2].set_result(said(5))
+    await bench.is_woken()
+
+    assert [record.message for record in caplog.records] == ["agent is not watched"]

@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus, RunState
+from modelscaling.protocol import AgentState
 from modelscaling_operator.action import Assign, CreatePods
-from modelscaling_operator.observation import Obstacle
+from modelscaling_operator.observation import Obstacle, PodPhase
 from tests.operator.runs import CHECKPOINT, condition, make_world, state, trained_world
 from tests.operator.world_loop import WorldLoop
 
@@ -61,10 +64,10 @@ def test_survivors_go_on_at_once_at_the_smaller_size_and_grow_back() -> None:
     ]
 
 
-def test_a_crashed_pod_delays_its_survivors_not_at_all_even_in_a_pause() -> None:
+def test_a_crashed_pod_delays_its_survivors_not_at_all() -> None:
     world = trained_world(replicas=2, elastic=_ELASTIC)
     for _ in range(4):
-        while len(world.live_pods()) < 2 or len(world.agents) < 2:
+        while [a.state for a in world.agents.values()] != [AgentState.TRAINING] * 2:
             world.tick(seconds=0.25)
         world.crash(world.live_pods()[-1].index)
         step = world.step
@@ -301,6 +304,49 @@ def test_spares_are_labelled_as_such_once_they_are_warm_and_not_any_more_as_memb
 
     assert world.members() == [0, spare.index]
     assert [pod.is_spare for pod in world.live_pods()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("edited", "replicas"),
+    [
+        pytest.param({"replicas": 4}, 4, id="scale-up"),
+        pytest.param({"template": {"metadata": {"labels": {"team": "a"}}}}, 2, id="template"),
+    ],
+)
+def test_a_pod_that_waits_to_join_is_labelled_as_idle_and_counted_up_to_what_is_wished(
+    edited: dict[str, Any], replicas: int
+) -> None:
+    world = trained_world(replicas=2)
+    edit(world, **edited)
+    world.tick()
+    slow = world.pods["tiny-3"]
+    obstacle = Obstacle(reason=Reason.UNSCHEDULABLE, message="Insufficient cpu")
+    world.pods["tiny-3"] = replace(slow, phase=PodPhase.PENDING, address=None, obstacle=obstacle)
+    run(world, 4)
+
+    assert [pod.name for pod in world.pods.values() if pod.is_spare] == ["tiny-2"]
+    assert world.status.replicas == replicas
+    assert world.status.ready_replicas == min(replicas, 3)
+
+    world.pods["tiny-3"] = replace(world.pods["tiny-3"], obstacle=None)
+    run(world, 10)
+
+    assert not any(pod.is_spare for pod in world.pods.values())
+    assert world.status.replicas == world.status.ready_replicas == replicas
+
+
+def test_a_pod_that_waits_to_join_is_not_counted_as_ready_for_a_member_that_is_not() -> None:
+    world = trained_world(replicas=2)
+    edit(world, template={"metadata": {"labels": {"team": "a"}}})
+    world.tick()
+    obstacle = Obstacle(reason=Reason.UNSCHEDULABLE, message="Insufficient cpu")
+    slow = world.pods["tiny-3"]
+    world.pods["tiny-3"] = replace(slow, phase=PodPhase.PENDING, address=None, obstacle=obstacle)
+    run(world, 2)
+    world.cut_off(1)
+    run(world, 2)
+
+    assert (world.status.replicas, world.status.ready_replicas) == (2, 1)
 
 
 def _group_pods(world: World) -> tuple[str, ...]:

@@ -65,6 +65,16 @@ async def test_an_answer_that_is_not_json_is_quoted(api: FakeApi, kube: Kube) ->
         await kube.get(PODS, "a", "b")
 
 
+@pytest.mark.parametrize("text", ["<html>proxy", "null", "[]"])
+async def test_a_good_answer_that_is_no_object_is_an_error_as_well(
+    api: FakeApi, kube: Kube, text: str
+) -> None:
+    api.answers = [web.Response(text=text)]
+
+    with pytest.raises(UnavailableError, match="is not the API server"):
+        await kube.get(PODS, "a", "b")
+
+
 async def test_a_failed_create_is_not_sent_twice(api: FakeApi, kube: Kube) -> None:
     api.answers = [status_answer(500, "boom")]
 

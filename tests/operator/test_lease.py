@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from modelscaling_operator.lease import Lease
 from modelscaling_operator.settings import parse_settings
@@ -131,3 +132,16 @@ async def test_the_api_server_may_be_away_while_the_lease_is_awaited(
         await lease.acquire()
 
     assert lease.held
+
+
+async def test_an_answer_that_is_no_lease_ends_the_operator_and_not_just_the_renewals(
+    api: FakeApi, make_lease: Callable[[str], Lease], lost: asyncio.Event
+) -> None:
+    lease = make_lease("a")
+    await lease.acquire()
+    api.answers = [web.json_response({"metadata": {}})]
+
+    async with asyncio.timeout(5):
+        await lost.wait()
+
+    assert not lease.held

@@ -7,7 +7,7 @@ lost, no step is done twice.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -15,11 +15,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import RunState
+from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState
 from modelscaling_operator.wish import Rejection, Wish
 from tests.examples import examples
 from tests.operator.runs import CHECKPOINT, condition, make_world, state
 from tests.operator.world import RUN, World
+
+if TYPE_CHECKING:
+    from modelscaling_operator.observation import Pod
 
 _ENDLESS = 10**6
 
@@ -45,6 +49,13 @@ _EDITS: list[dict[str, Any]] = [
     {"replicas": 3},
     {"suspend": True},
     {"suspend": False},
+    {"template": {"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}}},
+    {"template": {"spec": {"containers": [{"name": "trainer", "image": "trainer:3"}]}}},
+    {"template": None},
+    {"checkpoint": {"volume": {"persistentVolumeClaim": {"claimName": "other"}}}},
+    {"checkpoint": CHECKPOINT},
+    {"processesPerReplica": 2},
+    {"processesPerReplica": 1},
 ]
 _INDEXES = st.integers(0, 5)
 
@@ -97,6 +108,17 @@ class RandomWorld(RuleBasedStateMachine):
     def a_worker_dies(self, index: int, ticks: int) -> None:
         if self._has_agent(index) and self.world.agent(index).is_in_group:
             self.world.crash_worker(index)
+        self._pass(ticks)
+
+    @rule(
+        code=st.sampled_from([ExitCode.CRASHED, ExitCode.CONFIGURATION]),
+        only_index=_INDEXES | st.none(),
+        ticks=st.integers(0, 6),
+    )
+    def new_pods_fail(self, code: ExitCode, only_index: int | None, ticks: int) -> None:
+        for pod in self.world.observe().outsiders:
+            if only_index in {pod.index, None} and self._is_beside_a_group_that_goes_on(pod):
+                self.world.end(pod, code)
         self._pass(ticks)
 
     @precondition(lambda self: self.is_harmful)
@@ -175,6 +197,11 @@ class RandomWorld(RuleBasedStateMachine):
         pod = self.world.pods.get(RUN.pod_name(index))
         return pod is not None and pod.uid in self.world.agents
 
+    def _is_beside_a_group_that_goes_on(self, pod: Pod) -> bool:
+        group, agent = self.world.status.group, self.world.agents.get(pod.uid)
+        is_new = agent is not None and agent.generation == 0
+        return is_new and group is not None and bool(group.pods) and not group.broken
+
     def _is_to_train(self) -> bool:
         if isinstance(self.world.wish, Rejection):
             return False
@@ -204,6 +231,7 @@ class RandomWorld(RuleBasedStateMachine):
         assert [p.is_spare for p in world.pods.values()].count(True) == spares
         assert not any(pod.is_spare for pod in world.observe().members if pod)
         assert world.agents.keys() == {pod.uid for pod in world.pods.values()}
+        assert {pod.revision for pod in world.pods.values()} == {world.wish.revision}
         assert world.status.observed_generation == world.generation
         assert world.status.replicas == world.status.ready_replicas == replicas
         assert world.status.rescales == tuple(dict.fromkeys(world.status.rescales))

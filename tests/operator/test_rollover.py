@@ -177,6 +177,24 @@ def test_to_other_processes_and_another_volume_the_state_moves_from_memory_to_me
     assert (record.cause, record.source, record.lost_steps) == ("TemplateChanged", "Memory", 0)
 
 
+@pytest.mark.parametrize("edited", [{"processesPerReplica": 2}, {"checkpoint": OTHER_VOLUME}])
+def test_pods_that_take_over_from_memory_have_the_image_of_those_that_hand_over(
+    edited: dict[str, Any],
+) -> None:
+    """The operator was upgraded while the run trained, and its default is trainer:1 by now."""
+    world = trained_world()
+    world.pods = {name: replace(pod, image="trainer:0") for name, pod in world.pods.items()}
+    edit(world, **edited)
+    world.tick()
+
+    assert world.actions == [CreatePods(indexes=(2, 3), image="trainer:0")]
+
+    edit(world, template={"metadata": {"labels": {"team": "a"}}})
+    world.tick()
+
+    assert CreatePods(indexes=(4, 5), image="trainer:1") in world.actions
+
+
 def test_those_that_hand_over_are_told_how_many_processes_they_have() -> None:
     world = trained_world(checkpoint=None)
     edit(world, checkpoint=None, processesPerReplica=2)
