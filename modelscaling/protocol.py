@@ -184,11 +184,11 @@ class StateSource(StrEnum):
     """From copies in the memory of other processes, some steps old."""
     CHECKPOINT = "Checkpoint"
     INITIAL = "Initial"
-    """Made anew: nothing was left of what had been trained."""
+    """Made anew: the run begins, or nothing was left of what had been trained."""
 
 
 class Resumption(Message):
-    """How the present group went on with a run that others had begun."""
+    """How the present group began, or went on with what others had begun."""
 
     generation: int
     attempt: int
@@ -251,7 +251,7 @@ class Progress(Message):
     """Why the last checkpoint could not be written; None where it could. Training goes on, and the
     next one is tried."""
     resumption: Resumption | None = None
-    """How the present group took the run up; None in the group that began it."""
+    """How the present group took the run up; None before its first step."""
 
     @property
     def epochs(self) -> float | None:

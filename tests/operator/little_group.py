@@ -136,21 +136,22 @@ class LittleGroup:
         parts = frozenset().union(*(agent.held for agent in (*members, *leavers)))
         step = max(_newest_whole(parts), self.saved)
         self.losses += step < self.step
-        self.resumption = None
-        if self.trained:
-            is_there = any(part.step == step for part in parts)
-            source = StateSource.MEMORY if is_there else StateSource.CHECKPOINT
-            self.resumption = Resumption(
-                generation=assignment.generation,
-                attempt=attempt,
-                source=source,
-                step=step,
-                furthest_step=self.furthest,
-                stopped_time=now_s - STEP_S if source is StateSource.MEMORY else None,
-                resumed_time=now_s,
-                loss_before=2.5,
-                loss_after=2.25,
-            )
+        if any(part.step == step for part in parts):
+            source = StateSource.MEMORY
+        else:
+            source = StateSource.CHECKPOINT if step else StateSource.INITIAL
+        # Who has nothing knows of nothing.
+        self.resumption = Resumption(
+            generation=assignment.generation,
+            attempt=attempt,
+            source=source,
+            step=step,
+            furthest_step=self.furthest if parts else step,
+            stopped_time=now_s - STEP_S if source is StateSource.MEMORY else None,
+            resumed_time=now_s,
+            loss_before=2.5 if parts else None,
+            loss_after=2.25,
+        )
         self.step = step
 
     def _part(self, assignment: GroupAssignment, rank: int) -> Part:

@@ -81,8 +81,8 @@ class Loop:
     listeners: Listeners
     last_step: int
     history: History
-    origin: Origin | None
-    """What the group goes on with; None where it begins the run."""
+    origin: Origin
+    """What the group goes on with."""
     checkpoint_step: int
     """The newest checkpoint that all ranks know of; NOTHING where there is none."""
     throughput: Throughput
@@ -182,7 +182,7 @@ class Loop:
         return agreed
 
     def _remember(self, agreed: StepReport, *, began: float) -> None:
-        if self.resumption is None and self.origin is not None:
+        if self.resumption is None:
             self.resumption = self.origin.resumption(
                 self.group, resumed_time=began, loss_after=agreed.loss
             )

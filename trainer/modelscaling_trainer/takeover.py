@@ -73,8 +73,8 @@ class Taken:
     """Of all devices that train together."""
     formed_at: float
     """When all had the state, by rank 0's clock, seconds since 1970: the same on all."""
-    origin: Origin | None
-    """What the group goes on with; None where it begins the run."""
+    origin: Origin
+    """What the group goes on with."""
     local_ranks: tuple[int, ...]
     """Of the processes that train, each in its pod."""
     state: TrainingState | None
@@ -339,8 +339,8 @@ def _origin(
     decision: Move | Load | Initialise,
     trained: Sequence[Trained | None],
     marks: Sequence[Mapping[str, Any]],
-) -> Origin | None:
-    """Return what the group goes on with; None where it begins the run."""
+) -> Origin:
+    """Return what the group goes on with."""
     match decision:
         case Move(step=step, needs_snapshots=needs_snapshots):
             source = StateSource.SNAPSHOT if needs_snapshots else StateSource.MEMORY
