@@ -128,6 +128,10 @@ class Reason(_Documented):
         "TemplateChanged",
         "What the spec says of its pods changed: new ones replace all of them.",
     )
+    CHECKPOINT_FAILED = (
+        "CheckpointFailed",
+        "What would end the pods that train waits for a save that succeeds; the last one failed.",
+    )
     GROUP_BROKE = ("GroupBroke", "A member of the group failed or was lost.")
     WORKER_REPLACED = (
         "WorkerReplaced",

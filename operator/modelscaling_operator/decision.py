@@ -34,6 +34,7 @@ from modelscaling_operator.placement import (
 )
 from modelscaling_operator.pod import template_image
 from modelscaling_operator.presence import Presence, presences
+from modelscaling_operator.progress import describe_unsaved
 from modelscaling_operator.rescaling import is_as_wished, say_rescaling
 from modelscaling_operator.roles import Roles, assign_roles
 from modelscaling_operator.rollover import old_pods_stay, outdated_members
@@ -95,7 +96,8 @@ def decide(  # noqa: PLR0911 - an ordered list of guards
     if isinstance(ready, Decision):
         return ready
     draft = ready
-    if outdated_members(wish, seen) and not old_pods_stay(wish, seen, now):
+    told = replace(seen, status=draft.status)
+    if outdated_members(wish, told) and not old_pods_stay(wish, told, now):
         return _replace_template(draft, wish)
     return _train(draft, wish, policy)
 
@@ -141,11 +143,13 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
                 "stopped_mesh": None,
             }
             draft = draft.update(group=group.model_copy(update=fresh))
-        draft = draft.not_running(reason, reason.sentence).condition(
-            ConditionType.SUSPENDED, holds=True, reason=reason, message=reason.sentence
+        message = reason.sentence + describe_unsaved(draft.status.progress)
+        draft = draft.not_running(reason, message).condition(
+            ConditionType.SUSPENDED, holds=True, reason=reason, message=message
         )
         return draft.finish()
-    draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence)
+    unsaved = describe_unsaved(draft.status.progress)
+    draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence + unsaved)
     actions = wind_down(
         draft.seen,
         draft.seen.own,
@@ -163,7 +167,8 @@ def _replace_template(draft: Draft, wish: Wish) -> Decision:
     assert group is not None
     broken = group.model_copy(update={"broken": Reason.TEMPLATE_CHANGED.value})
     draft = draft.update(group=broken)
-    draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence)
+    unsaved = describe_unsaved(draft.status.progress)
+    draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence + unsaved)
     actions = wind_down(
         draft.seen,
         [pod for pod in draft.seen.own if pod.revision != wish.revision],

@@ -67,6 +67,17 @@ def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
     )
 
 
+def describe_unsaved(progress: ProgressStatus | None) -> str:
+    """Return, as what follows a sentence, which steps are not saved and why; nothing where the last
+    save succeeded.
+    """
+    if progress is None or progress.checkpoint_failure is None:
+        return ""
+    saved = progress.checkpoint_step
+    steps = f"Steps after {saved} are not saved" if saved is not None else "No step is saved"
+    return f" {steps}: {progress.checkpoint_failure}"
+
+
 def _completion(progress: Progress, now: datetime) -> datetime | None:
     rate = progress.tokens_per_second
     if not rate or not progress.step or progress.is_last:

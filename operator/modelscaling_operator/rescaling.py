@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling_operator.group import LOSSES
 from modelscaling_operator.membership import present_assignment
-from modelscaling_operator.rollover import outdated_members
-from modelscaling_operator.running import goes_on, group_trains, waits_for
+from modelscaling_operator.progress import describe_unsaved
+from modelscaling_operator.rollover import outdated_members, waits_for_save
+from modelscaling_operator.running import Running, goes_on, group_trains, waits_for
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,7 +37,7 @@ def say_rescaling(
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
     if not group_trains(seen, now) and not goes_on(group):
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
-    waiting = waits_for(wish, seen, roles, now)
+    waiting = waits_for(wish, seen, roles, now) or _saves_fail(wish, seen)
     change = (
         "Pods of the edited spec are to replace those that train"
         if outdated_members(wish, seen)
@@ -47,6 +48,16 @@ def say_rescaling(
         holds=True,
         reason=waiting.reason if waiting else Reason.WAITING_FOR_AGENTS,
         message=f"{change}: {waiting.message}" if waiting else f"{change}.",
+    )
+
+
+def _saves_fail(wish: Wish, seen: Observation) -> Running | None:
+    if not waits_for_save(wish, seen):
+        return None
+    return Running(
+        holds=False,
+        reason=Reason.CHECKPOINT_FAILED,
+        message=f"they wait for a save that succeeds.{describe_unsaved(seen.status.progress)}",
     )
 
 

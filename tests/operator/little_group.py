@@ -60,6 +60,8 @@ class LittleGroup:
     """The step in which the last member's worker dies each time."""
     rejects_layers: int | None = None
     """The number of layers that growth to is taken back."""
+    checkpoint_failure: str | None = None
+    """Why no checkpoint can be written."""
     losses: int = 0
     """How many times steps had to be done again."""
     handed_over: set[int] = field(default_factory=set)
@@ -121,7 +123,12 @@ class LittleGroup:
                 yield agent.index, ExitCode.DONE
 
     def _progress(self) -> Progress:
-        return make_progress(self.step, total_steps=self.total_steps, resumption=self.resumption)
+        return make_progress(
+            self.step,
+            total_steps=self.total_steps,
+            checkpoint_failure=self.checkpoint_failure,
+            resumption=self.resumption,
+        )
 
     def _take_over(
         self,

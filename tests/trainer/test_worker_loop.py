@@ -291,16 +291,18 @@ class HangingRun(ScriptedRun):
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "message", "reason"),
     [
-        (GroupLostError("rank 1 is gone"), "rank 1 is gone"),
-        (RuntimeError("Socket closed"), "RuntimeError: Socket closed"),
-        (DivergedError("loss is nan"), "DivergedError: loss is nan"),
+        (GroupLostError("rank 1 is gone"), "rank 1 is gone", "GroupLost"),
+        (RuntimeError("Socket closed"), "RuntimeError: Socket closed", "GroupLost"),
+        (DivergedError("loss is nan"), "DivergedError: loss is nan", "GroupLost"),
+        # A peer said the same first, and that broke the group.
+        (CheckpointError("disk full"), "disk full", "CheckpointFailed"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_whatever_an_abandoned_group_raises_the_worker_waits_for_the_next(
-    agent: Agent, error: Exception, message: str
+    agent: Agent, error: Exception, message: str, reason: str
 ) -> None:
     run = HangingRun([error])
     worker = threading.Thread(target=work, args=(agent.link, lambda _: run), daemon=True)
@@ -314,7 +316,7 @@ def test_whatever_an_abandoned_group_raises_the_worker_waits_for_the_next(
 
     assert [agent.hear() for _ in range(2)] == [
         Warm(),
-        GroupLost(generation=2, attempt=3, message=message),
+        GroupLost(generation=2, attempt=3, message=message, reason=reason),
     ]
 
 

@@ -17,6 +17,7 @@ from modelscaling_trainer.errors import (
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.waiting import counted_waits
 from modelscaling_trainer.worker_protocol import (
+    CHECKPOINT_FAILED,
     FiguresTaken,
     GroupEnded,
     GroupLost,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from modelscaling_trainer.request import Outcome, Requests
     from modelscaling_trainer.worker_link import AgentLink, JoinOrder
     from modelscaling_trainer.worker_protocol import Join
-
-_CHECKPOINT_FAILED = "CheckpointFailed"
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def work(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
     except CheckpointError as error:
         link.send(
             WorkerFailed(
-                exit_code=ExitCode.CRASHED, reason=_CHECKPOINT_FAILED, message=error.message
+                exit_code=ExitCode.CRASHED, reason=CHECKPOINT_FAILED, message=error.message
             )
         )
     except Exception as error:
@@ -150,7 +149,7 @@ def _train(link: AgentLink, run: TrainableRun, order: JoinOrder) -> None:
                 generation=generation,
                 attempt=attempt,
                 message=error.message,
-                reason=_CHECKPOINT_FAILED,
+                reason=CHECKPOINT_FAILED,
             )
         )
     else:
@@ -173,12 +172,16 @@ def _group(join: Join) -> Group:
 @contextmanager
 def _lost_where_abandoned(requests: Requests) -> Iterator[None]:
     """Take whatever goes wrong in a group that is being abandoned as its loss: its connections are
-    cut under the feet of whoever uses them, and what that raises is nobody's fault.
+    cut under the feet of whoever uses them, and what that raises is nobody's fault. Only what a
+    checkpoint says needs no connection: all ranks hear it at once, and the first to tell its agent
+    has the others abandoned.
     """
     try:
         yield
+    except (GroupLostError, CheckpointError):
+        raise
     except Exception as error:
-        if requests.is_abandoned and not isinstance(error, GroupLostError):
+        if requests.is_abandoned:
             _log.info("an abandoned group ended with an error", exc_info=True)
             raise GroupLostError(_describe(error)) from error
         raise

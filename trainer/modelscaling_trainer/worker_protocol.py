@@ -20,6 +20,10 @@ from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome, Request
 
 
+CHECKPOINT_FAILED = "CheckpointFailed"
+"""The reason of a failure or a loss that is a checkpoint's alone: what was trained is still held."""
+
+
 class Prepare(Message):
     """Warm up: the first command that a worker gets."""
 

@@ -14,6 +14,7 @@ from modelscaling_trainer.agent.back_off import back_off_s
 from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
+    CHECKPOINT_FAILED,
     FiguresTaken,
     GroupLost,
     GrowthRejected,
@@ -103,6 +104,17 @@ class Facts:
     # What follows from it
 
     @property
+    def is_unsaved(self) -> bool:
+        """Whether the agent was told to stop, and its workers hold steps that could not be saved."""
+        return (
+            self.stop_mode is not None
+            and not self.is_failed
+            and self.failure is not None
+            and self.failure.reason == CHECKPOINT_FAILED
+            and all(worker.has_trained for worker in self.workers)
+        )
+
+    @property
     def awaited_attempt(self) -> int:
         """The attempt that the workers belong in; the leader may give it a higher number."""
         return max(self.attempt, self.broken_attempt + 1)
@@ -131,7 +143,7 @@ class Facts:
             and not self.hosts_store()
             and self.store_port is None
             and not self.is_failed
-            and not self.stop_mode
+            and (not self.stop_mode or self.is_unsaved)
         )
 
     def is_warm(self) -> bool:
@@ -286,6 +298,9 @@ class Facts:
             case GroupLost(generation=generation, attempt=attempt, message=message):
                 facts = replace(self, workers=self._workers_with(local_rank, worker.heard(event)))
                 facts = facts.breaking(generation, attempt, why=message, now=now)
+                if event.reason == CHECKPOINT_FAILED and facts.progress is not None:
+                    told = {"checkpoint_failure": message}
+                    facts = replace(facts, progress=facts.progress.model_copy(update=told))
                 if generation == self.generation and self.failure is None:
                     lost = _lost(event.reason, message, rank=self.rank_of(local_rank))
                     return replace(facts, failure=lost)
@@ -338,7 +353,8 @@ class Facts:
             case FiguresTaken():
                 return self._after_step(event)
             case ProgressMade(progress=progress) if self.hosts_store():
-                is_new = progress.step > self.furthest_step
+                # One that is to end takes another step for each save that fails.
+                is_new = progress.step > self.furthest_step and self.stop_mode is None
                 return replace(
                     self._after_step(event),
                     progress=progress,
