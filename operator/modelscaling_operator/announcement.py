@@ -50,6 +50,7 @@ _TROUBLES = frozenset(
         Reason.NAME_TAKEN,
         Reason.NODE_LOST,
         Reason.PODS_SEVERED,
+        Reason.CHECKPOINT_FAILED,
         Reason.NO_STEP,
         Reason.VALIDATION_LOSS_ROSE,
     }

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus
 from modelscaling.protocol import AgentState, AgentStatus
-from modelscaling_operator.failure import describe_exit, is_failed, retry_time
+from modelscaling_operator.failure import (
+    describe_exit,
+    failure_while_forming,
+    is_failed,
+    retry_time,
+)
 from modelscaling_operator.observation import PodPhase, Silence
 from modelscaling_operator.presence import HICCUP_S
 
@@ -61,7 +66,9 @@ def describe_running(wish: Wish, seen: Observation, roles: Roles, now: datetime)
     if group is not None and group_trains(seen, now):
         message = f"{group.members} pods train on the mesh {group.mesh}."
         return Running(holds=True, reason=Reason.TRAINING, message=message)
-    forming = Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence)
+    failure = failure_while_forming(seen)
+    again = f" The last attempt failed: {failure}" if failure else ""
+    forming = Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence + again)
     if group is not None and goes_on(group):
         return forming
     return waits_for(wish, seen, roles, now) or forming

@@ -15,7 +15,8 @@ from modelscaling.layout import trained_weights
 from modelscaling.protocol import StateSource
 from modelscaling_trainer.becoming import Becoming, become
 from modelscaling_trainer.checkpoint import catalog, fence
-from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
+from modelscaling_trainer.checkpoint.directory import being_read
+from modelscaling_trainer.errors import ConfigurationError, GroupLostError
 from modelscaling_trainer.growth.verdict import Outgrown
 from modelscaling_trainer.optimizer import MOMENTS
 from modelscaling_trainer.process_group import all_gather
@@ -206,14 +207,10 @@ def _look(directory: Path | None, *, except_steps: Collection[int]) -> _Seen:
     """
     if directory is None:
         return _Seen(NOTHING, None, 0)
-    try:
+    with being_read(directory):
         newest = catalog.find_newest(directory, except_steps=except_steps)
         model = newest.trained if newest else None
         return _Seen(catalog.step_of(newest), model, fence.newest_claim(directory))
-    except OSError as error:
-        raise CheckpointError(
-            f"the checkpoints in {str(directory)!r} cannot be read: {error}; look after the volume"
-        ) from error
 
 
 def _offer(

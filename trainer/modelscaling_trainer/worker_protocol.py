@@ -33,6 +33,9 @@ class Prepare(Message):
     """Which of the pod's workers it is, and so which device it takes."""
     scratch: Path
     checkpoint_directory: Path | None
+    is_newcomer: bool = False
+    """Whether its pod has been in no group yet: nobody is to wait for it where its volume cannot be
+    read. Else its group waits for the volume, and keeps what it holds."""
     mesh: Mesh | None = None
     """What it will probably train on; None where nobody knows."""
     stop_at_step: int | None = None

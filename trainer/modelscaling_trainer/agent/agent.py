@@ -327,6 +327,7 @@ class Agent:
             local_rank=local_rank,
             scratch=self._settings.scratch,
             checkpoint_directory=self._settings.checkpoint_directory,
+            is_newcomer=self._facts.placement is None,
             mesh=self._newest_mesh,
             stop_at_step=self._settings.stop_at_step,
         )
