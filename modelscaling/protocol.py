@@ -35,7 +35,7 @@ import hashlib
 import hmac
 from enum import StrEnum
 
-from modelscaling.configuration import Message, RunConfiguration
+from modelscaling.configuration import DataConfiguration, Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
@@ -309,6 +309,15 @@ class GrowthRejection(Message):
         )
 
 
+class OpenedData(Message):
+    """What an agent's workers have opened to train on, and as what it was declared."""
+
+    data: DataConfiguration
+    vocabulary_size: int
+    digest: str
+    """Of all its tokens."""
+
+
 class AgentStatus(Message):
     """What an agent says of itself."""
 
@@ -342,6 +351,8 @@ class AgentStatus(Message):
     not come on."""
     late: tuple[LateWorker, ...] = ()
     """Its workers that do not come on."""
+    data: OpenedData | None = None
+    """What its workers have opened; None before they have."""
 
 
 class TerminationReport(Message):

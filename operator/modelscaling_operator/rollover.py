@@ -5,9 +5,9 @@ The new ones start beside the old ones, which train on: an image that is missing
 no node can meet, stops nothing. Once all of them are warm the state moves from memory to memory, as
 in any other change. Only where the template is another one, and the volume is not, the run saves,
 ends its old pods and goes on in the new ones: what an image of another release holds in memory may
-not be what this one expects. While its saves fail, which would cost the steps since the last one that
-did not, they train on. No old pod makes room: whether its place would do for a new one, only
-the scheduler knows, and a run that trains is not stopped for a guess.
+not be what this one expects. While saves fail they train on, as the steps since the last one that
+did not would be lost. No old pod makes room: whether its place would do for a new one, only the
+scheduler knows, and a run that trains is not stopped for a guess.
 """
 
 from __future__ import annotations

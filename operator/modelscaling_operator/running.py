@@ -16,6 +16,7 @@ from modelscaling_operator.failure import (
     retry_time,
 )
 from modelscaling_operator.observation import PodPhase, Silence
+from modelscaling_operator.other_data import other_data
 from modelscaling_operator.presence import HICCUP_S
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def waits_for(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Run
     return (
         _refused(seen)
         or _hindered(roles)
+        or _sees_other_data(seen, roles)
         or _paused(seen, now)
         or _pods_missing(wish, seen, roles)
         or _agents_missing(seen, roles, now)
@@ -103,6 +105,14 @@ def _hindered(roles: Roles) -> Running | None:
         if pod.obstacle is not None:
             return Running(holds=False, reason=pod.obstacle.reason, message=pod.obstacle.message)
     return None
+
+
+def _sees_other_data(seen: Observation, roles: Roles) -> Running | None:
+    why = other_data(seen)
+    found = next((why[pod.uid] for pod in roles.wished if pod.uid in why), None)
+    if found is None:
+        return None
+    return Running(holds=False, reason=Reason.DATA_MISMATCH, message=found)
 
 
 def _paused(seen: Observation, now: datetime) -> Running | None:

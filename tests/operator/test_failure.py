@@ -135,14 +135,12 @@ def test_a_group_that_one_member_gave_up_is_counted_by_its_number() -> None:
     assert counted(world).count == 1
 
 
-def test_a_group_that_meets_again_says_what_happened_to_a_member_before_that_it_lost_another() -> (
-    None
-):
-    world = trained_world(replicas=3)
+def test_what_happened_to_a_member_itself_is_told_before_that_another_has_lost_it() -> None:
+    world = trained_world(replicas=2)
 
     assert failure_while_forming(world.observe()) is None
 
-    for index, reason in ((0, "GroupLost"), (1, "CheckpointFailed"), (2, "GroupLost")):
+    for index, reason in ((0, "GroupLost"), (1, "CheckpointFailed")):
         world.agent(index).state = AgentState.FORMING
         world.agent(index).failure = make_failure(reason)
     assert failure_while_forming(world.observe()) == (

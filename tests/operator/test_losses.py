@@ -89,10 +89,10 @@ def test_a_run_without_a_volume_that_loses_all_its_pods_begins_again_and_says_so
     assert (record.source, record.step, record.lost_steps) == ("Initial", 0, known)
 
     # The group owes nothing more, so a planned change need not wait for it.
-    world.edit(replicas=3, checkpoint=None)
+    world.edit(replicas=4, checkpoint=None)
     run(world, 6)
 
-    assert len(world.members()) == 3
+    assert len(world.members()) == 4
     assert cause(world) == Reason.REPLICAS_CHANGED
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import StopMode
 from modelscaling_trainer.agent.decision import decide
-from modelscaling_trainer.agent.facts import Facts
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.worker_protocol import (
     CHECKPOINT_FAILED,
@@ -30,6 +30,9 @@ from tests.trainer.facts_builders import (
     progress,
     training,
 )
+
+if TYPE_CHECKING:
+    from modelscaling_trainer.agent.facts import Facts
 
 
 def stopping(facts: Facts) -> Facts:

@@ -24,5 +24,5 @@ def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
 
-    with pytest.raises(CheckpointError, match="loop' cannot be read: .*look after the volume"):
+    with pytest.raises(CheckpointError, match=r"loop' cannot be read: .*look after the volume"):
         check_readable(loop)

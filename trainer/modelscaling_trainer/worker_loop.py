@@ -18,6 +18,7 @@ from modelscaling_trainer.group import Group
 from modelscaling_trainer.waiting import counted_waits
 from modelscaling_trainer.worker_protocol import (
     CHECKPOINT_FAILED,
+    DataOpened,
     FiguresTaken,
     GroupEnded,
     GroupLost,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.protocol import Progress
+    from modelscaling.protocol import OpenedData, Progress
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.request import Outcome, Requests
     from modelscaling_trainer.worker_link import AgentLink, JoinOrder
@@ -45,6 +46,11 @@ _log = logging.getLogger(__name__)
 
 class TrainableRun(Protocol):
     """What the loop needs of `modelscaling_trainer.run.Run`."""
+
+    @property
+    def data(self) -> OpenedData:
+        """What it trains on."""
+        ...
 
     def reconfigure(self, configuration: RunConfiguration) -> None:
         """Train as another run from the next group on, with the state that is held."""
@@ -102,6 +108,7 @@ def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoRe
     prepare = link.next_order()
     assert isinstance(prepare, Prepare), f"the first command is {prepare!r}, expected Prepare"
     run = build_run(prepare)
+    link.send(DataOpened(data=run.data))
     link.send(Warm())
     while True:
         order = link.next_order()
@@ -110,6 +117,7 @@ def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoRe
             _log.info("the run's configuration has changed")
             prepare = prepare.model_copy(update={"configuration": order.join.configuration})
             run.reconfigure(order.join.configuration)
+            link.send(DataOpened(data=run.data))
         _train(link, run, order)
 
 

@@ -15,13 +15,12 @@ from pydantic import Field, TypeAdapter
 from modelscaling.configuration import Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
-from modelscaling.protocol import GrowthRejection, Progress
+from modelscaling.protocol import GrowthRejection, OpenedData, Progress
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome, Request
 
-
 CHECKPOINT_FAILED = "CheckpointFailed"
-"""The reason of a failure or a loss that is a checkpoint's alone: what was trained is still held."""
+"""The reason of what only a checkpoint is at fault for: all that was trained is still held."""
 
 
 class Prepare(Message):
@@ -79,6 +78,13 @@ class Abandon(Message):
     generation: int
     attempt: int
     why: str
+
+
+class DataOpened(Message):
+    """The worker has opened the data of its run, or of the one that it has become."""
+
+    kind: Literal["DataOpened"] = "DataOpened"
+    data: OpenedData
 
 
 class Warm(Message):
@@ -175,7 +181,8 @@ class Alive(Message):
 
 Command = Prepare | Join | Ask | Abandon
 Event = (
-    Warm
+    DataOpened
+    | Warm
     | StoreOpened
     | PhaseBegan
     | ProgressMade

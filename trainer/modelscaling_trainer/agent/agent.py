@@ -163,6 +163,7 @@ class Agent:
             lost=tuple(sorted(self._facts.lost)),
             unreachable=tuple(sorted(self._facts.unreachable)),
             late=self._facts.late,
+            data=self._facts.data,
         )
 
     def termination_report(self) -> TerminationReport:

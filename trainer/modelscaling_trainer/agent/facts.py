@@ -15,6 +15,7 @@ from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
     CHECKPOINT_FAILED,
+    DataOpened,
     FiguresTaken,
     GroupLost,
     GrowthRejected,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from modelscaling.protocol import (
         GrowthRejection,
         LateWorker,
+        OpenedData,
         Progress,
         StopMode,
         StoreAddress,
@@ -82,6 +84,8 @@ class Facts:
     """When it saves and ends if no such group has come."""
     end_by: float | None = None
     """When it must have ended."""
+    data: OpenedData | None = None
+    """What its workers have opened, as one of them has said last."""
     worker_failures: int = 0
     """How many workers have died, failed or been given up."""
     progress: Progress | None = None
@@ -105,7 +109,7 @@ class Facts:
 
     @property
     def is_unsaved(self) -> bool:
-        """Whether the agent was told to stop, and its workers hold steps that could not be saved."""
+        """Whether the agent was told to stop, and its workers hold what could not be saved."""
         return (
             self.stop_mode is not None
             and not self.is_failed
@@ -341,10 +345,17 @@ class Facts:
         return self.placement.first_rank + local_rank
 
     def _learning(self, event: Event) -> Facts:
-        """Return the facts after what a worker has said of the group that it is in."""
+        """Return the facts after what a worker has said."""
         match event:
+            case DataOpened(data=data):
+                return replace(self, data=data)
             case Warm() if self.placement is None and not self.is_failed:
                 return replace(self, failure=None)
+        return self._learning_of_group(event)
+
+    def _learning_of_group(self, event: Event) -> Facts:
+        """Return the facts after what a worker has said of the group that it is in."""
+        match event:
             case StoreOpened(port=port) if self._is_current(event):
                 return replace(self, store_port=port)
             case PhaseBegan(phase=phase) if event.generation == self.generation:
