@@ -71,7 +71,7 @@ class Pods:
         self._started = 0
         self._generation = 0
         self._number = (0, 0)
-        """Of the group that was seen to go on last."""
+        """Of the group that was seen to begin last."""
         self._steps = 0
 
     def begin(self) -> None:
@@ -81,7 +81,7 @@ class Pods:
         for pod in self._pods:
             self._wait_until_warm(pod)
         self._form(Mesh(dataReplicate=2))
-        self._settle(from_step=0)
+        self._wait_for_resumption()
 
     def end(self) -> None:
         """Kill everything."""
@@ -219,7 +219,7 @@ class Pods:
         )
 
     def _wait_for_resumption(self) -> Resumption:
-        """Wait until a group has gone on and settled that was not there yet at the last call."""
+        """Wait until a group has begun and settled that was not there yet at the last call."""
 
         def resumption() -> Resumption | None:
             progress = self._progress()

@@ -35,7 +35,7 @@ import hashlib
 import hmac
 from enum import StrEnum
 
-from modelscaling.configuration import Message, RunConfiguration
+from modelscaling.configuration import DataConfiguration, Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
 from modelscaling.shape import ModelShape
@@ -187,11 +187,11 @@ class StateSource(StrEnum):
     """From copies in the memory of other processes, some steps old."""
     CHECKPOINT = "Checkpoint"
     INITIAL = "Initial"
-    """Made anew: nothing was left of what had been trained."""
+    """Made anew: the run begins, or nothing was left of what had been trained."""
 
 
 class Resumption(Message):
-    """How the present group went on with a run that others had begun."""
+    """How the present group began, or went on with what others had begun."""
 
     generation: int
     attempt: int
@@ -254,7 +254,7 @@ class Progress(Message):
     """Why the last checkpoint could not be written; None where it could. Training goes on, and the
     next one is tried."""
     resumption: Resumption | None = None
-    """How the present group took the run up; None in the group that began it."""
+    """How the present group took the run up; None before its first step."""
 
     @property
     def epochs(self) -> float | None:
@@ -312,6 +312,15 @@ class GrowthRejection(Message):
         )
 
 
+class OpenedData(Message):
+    """What an agent's workers have opened to train on, and as what it was declared."""
+
+    data: DataConfiguration
+    vocabulary_size: int
+    digest: str
+    """Of all its tokens."""
+
+
 class AgentStatus(Message):
     """What an agent says of itself."""
 
@@ -345,6 +354,8 @@ class AgentStatus(Message):
     not come on."""
     late: tuple[LateWorker, ...] = ()
     """Its workers that do not come on."""
+    data: OpenedData | None = None
+    """What its workers have opened; None before they have."""
 
 
 class TerminationReport(Message):

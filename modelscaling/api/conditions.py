@@ -128,6 +128,14 @@ class Reason(_Documented):
         "TemplateChanged",
         "What the spec says of its pods changed: new ones replace all of them.",
     )
+    DATA_MISMATCH = (
+        "DataMismatch",
+        "A pod sees other data than those that train, and is not taken into their group.",
+    )
+    CHECKPOINT_FAILED = (
+        "CheckpointFailed",
+        "What would end the pods that train waits for a save that succeeds; the last one failed.",
+    )
     GROUP_BROKE = ("GroupBroke", "A member of the group failed or was lost.")
     WORKER_REPLACED = (
         "WorkerReplaced",

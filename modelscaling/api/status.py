@@ -398,7 +398,7 @@ class RescaleRecord(StatusModel):
     """Step is the number of steps done in the state that the new group went on with."""
 
     source: Annotated[str, Field(max_length=32)] = ""
-    """Source is where that state came from: Memory, Snapshot or Checkpoint."""
+    """Source is where that state came from: Memory, Snapshot, Checkpoint, or Initial: made anew."""
 
     loss_before: _Number | None = None
     """LossBefore is the loss of the last step before the change, in nats a token; where the model

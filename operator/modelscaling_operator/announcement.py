@@ -51,6 +51,8 @@ _TROUBLES = frozenset(
         Reason.NAME_TAKEN,
         Reason.NODE_LOST,
         Reason.PODS_SEVERED,
+        Reason.CHECKPOINT_FAILED,
+        Reason.DATA_MISMATCH,
         Reason.NO_STEP,
         Reason.VALIDATION_LOSS_ROSE,
     }

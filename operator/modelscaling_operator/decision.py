@@ -35,6 +35,7 @@ from modelscaling_operator.placement import (
 )
 from modelscaling_operator.pod import have_same_template, template_image
 from modelscaling_operator.presence import Presence, presences
+from modelscaling_operator.progress import describe_unsaved
 from modelscaling_operator.rescaling import is_as_wished, say_rescaling
 from modelscaling_operator.roles import Roles, assign_roles
 from modelscaling_operator.rollover import old_pods_stay, outdated_members
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from modelscaling.api.status import ProgressStatus
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.wish import Wish
@@ -147,12 +147,13 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
                 "stopped_mesh": None,
             }
             draft = draft.update(group=group.model_copy(update=fresh))
-        message = reason.sentence + _what_is_not_kept(draft.status.progress)
-        draft = draft.not_running(reason, reason.sentence).condition(
+        message = reason.sentence + describe_unsaved(draft.status.progress, has_ended=True)
+        draft = draft.not_running(reason, message).condition(
             ConditionType.SUSPENDED, holds=True, reason=reason, message=message
         )
         return draft.finish()
-    draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence)
+    unsaved = describe_unsaved(draft.status.progress)
+    draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence + unsaved)
     if _moves_state(draft):
         return draft.finish([tell_again(wish, draft.seen)], requeue_s=1)
     actions = wind_down(
@@ -177,24 +178,14 @@ def _moves_state(draft: Draft) -> bool:
     return is_new and all(pod is not None and pod.live for pod in seen.members)
 
 
-def _what_is_not_kept(progress: ProgressStatus | None) -> str:
-    """Return a sentence on the steps that a run which ended its pods has not saved; none where it
-    has saved all.
-    """
-    saved = (progress.checkpoint_step if progress else None) or 0
-    if progress is None or progress.step <= saved:
-        return ""
-    kept = f"is of step {saved}" if saved else "does not exist"
-    return f" The newest checkpoint {kept}; the steps up to {progress.step} are to be done again."
-
-
 def _replace_template(draft: Draft, wish: Wish) -> Decision:
     """Save and end every pod of another template; those of the new one follow."""
     group = draft.status.group
     assert group is not None
     broken = group.model_copy(update={"broken": Reason.TEMPLATE_CHANGED.value})
     draft = draft.update(group=broken)
-    draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence)
+    unsaved = describe_unsaved(draft.status.progress)
+    draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence + unsaved)
     actions = wind_down(
         draft.seen,
         [pod for pod in draft.seen.own if pod.revision != wish.revision],

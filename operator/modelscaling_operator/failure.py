@@ -24,6 +24,8 @@ LONGEST_PAUSE_S = 60
 MOST_AT_ONE_STEP = 6
 """Failed attempts without a step in between after which the run is given up."""
 COUNTED_KEPT = 4096
+_LOST = "GroupLost"
+"""The reason of a failure that follows from another member's."""
 _REASON_OF_EXIT = {
     ExitCode.CONFIGURATION: "InvalidConfiguration",
     ExitCode.DIVERGED: "Diverged",
@@ -230,6 +232,26 @@ def broken_group(seen: Observation) -> str | None:
         if agent is not None and given_up and agent.generation == group.generation:
             return _sentence(pod.name, given_up)
     return None
+
+
+def failure_while_forming(seen: Observation) -> str | None:
+    """Return why the present group meets again, if a member has said so: what happened to itself
+    before that it has lost the others.
+    """
+    group = seen.status.group
+    members = [(pod, seen.agent(pod)) for pod in seen.members if pod]
+    said = [
+        (pod.name, agent.failure)
+        for pod, agent in members
+        if group is not None
+        and agent is not None
+        and agent.state is AgentState.FORMING
+        and agent.generation == group.generation
+        and agent.failure is not None
+    ]
+    own = next((told for told in said if told[1].reason != _LOST), None)
+    told = own or next(iter(said), None)
+    return _sentence(*told) if told else None
 
 
 def retry_time(restarts: RestartStatus) -> datetime | None:

@@ -25,7 +25,7 @@ from modelscaling_operator.failure import broken_group, retry_time
 from modelscaling_operator.growing import describe_model
 from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.membership import assignment, in_rank_order, present_assignment
-from modelscaling_operator.rollover import outdated_members
+from modelscaling_operator.rollover import outdated_members, waits_for_save
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -82,7 +82,7 @@ def form_group(question: Question) -> Formation:
     if group is not None and is_coming_to_its_end(seen, now):
         return Formation(group=group)
     pods = _choose(question)
-    if pods is None or _has_just_begun(question):
+    if pods is None or _has_just_begun(question) or waits_for_save(question.wish, seen):
         return _keep(question)
     wished = assignment(question.wish, seen, pods)
     if wished is None or (group and not _must_change(question) and wished.digest() == group.digest):

@@ -84,15 +84,16 @@ def _record(
     *,
     known: ProgressStatus | None,
 ) -> RescaleRecord | None:
-    """Return the ledger's entry; None where the run did not train right before, as after it was
-    suspended.
+    """Return the ledger's entry; None where the run did not train right before, as at its start and
+    after it was suspended.
     """
+    known_step = known.step if known else 0
     is_change = group.recorded_attempt == 0 and group.stopped_mesh is not None
     if is_change:
         # A group in between may have trained and been lost before anybody heard of it: the entry
         # before ends with the one that was seen.
         cause, former = group.cause, group.stopped_mesh
-    elif resumption.attempt > 1:
+    elif resumption.attempt > 1 and max(resumption.furthest_step, known_step):
         cause, former = _cause_of_attempt(group, status.restarts), group.mesh
     else:
         return None
@@ -102,7 +103,6 @@ def _record(
     else:
         stopped = group.stopped_time if is_change else status.restarts.last_time
         downtime_s = (resumed - stopped).total_seconds() if stopped else 0
-    known_step = known.step if known else 0
     return RescaleRecord(
         time=resumed,
         cause=cause,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from modelscaling.api.conditions import Reason
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.observation import Silence
+from modelscaling_operator.other_data import other_data
 from modelscaling_operator.severance import severed_pods
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Presence(StrEnum):
     ABLE = "Able"
     """Its agent can follow into the next group."""
     STARTING = "Starting"
-    """It is awaited: to be scheduled, to start, or to answer again."""
+    """It is awaited: to be scheduled, to start, to answer again, or to see the group's data."""
     LEAVING = "Leaving"
     """It was told to end, and can hand over what it holds before it does."""
     GOING = "Going"
@@ -69,7 +70,12 @@ def presences(seen: Observation, now: datetime) -> Mapping[str, Presence]:
     missed = _missed(seen)
     missed |= _on_their_nodes(missed, seen) | _unwitnessed(seen, now)
     expected = {pod.uid: _presence(pod, seen, now, is_missed=pod.uid in missed) for pod in seen.own}
-    return expected | dict.fromkeys(severed_pods(seen), Presence.SEVERED)
+    waiting = [uid for uid in other_data(seen) if expected[uid] is Presence.ABLE]
+    return (
+        expected
+        | dict.fromkeys(waiting, Presence.STARTING)
+        | dict.fromkeys(severed_pods(seen), Presence.SEVERED)
+    )
 
 
 def _missed(seen: Observation) -> frozenset[str]:

@@ -65,6 +65,20 @@ def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
     )
 
 
+def describe_unsaved(progress: ProgressStatus | None, *, has_ended: bool = False) -> str:
+    """Return, as what follows a sentence, which steps are not saved, where saving failed or the
+    run `has_ended` its pods; nothing where there are none.
+    """
+    if progress is None:
+        return ""
+    saved, failure = progress.checkpoint_step, progress.checkpoint_failure
+    is_lost = has_ended and progress.step > (saved or 0)
+    if failure is None and not is_lost:
+        return ""
+    steps = f"Steps after {saved} are not saved" if saved is not None else "No step is saved"
+    return f" {steps}: {failure}" if failure else f" {steps}, and {progress.step} were done."
+
+
 def _completion(progress: Progress, now: datetime) -> datetime | None:
     rate = progress.tokens_per_second
     if not rate or not progress.step or progress.is_last:

@@ -8,8 +8,9 @@ from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling_operator.bystanders import goes_on
 from modelscaling_operator.group import LOSSES
 from modelscaling_operator.membership import present_assignment
-from modelscaling_operator.rollover import outdated_members
-from modelscaling_operator.running import group_trains, waits_for
+from modelscaling_operator.progress import describe_unsaved
+from modelscaling_operator.rollover import outdated_members, waits_for_save
+from modelscaling_operator.running import Running, group_trains, waits_for
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,7 +41,7 @@ def say_rescaling(
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
     if not group_trains(seen, now) and not goes_on(group):
         return draft.calm(ConditionType.RESCALING, Reason.NOT_RESCALING)
-    waiting = waits_for(wish, seen, roles, now)
+    waiting = waits_for(wish, seen, roles, now) or _saves_fail(wish, seen)
     if waiting and waiting.reason in _COMING and _has_failed_before(draft):
         # The next one is tried: told anew each minute, that would be a storm of Events.
         return draft
@@ -64,6 +65,16 @@ def _has_failed_before(draft: Draft) -> bool:
         condition is not None
         and condition.reason == Reason.NEWCOMER_FAILED
         and condition.observed_generation == draft.seen.generation
+    )
+
+
+def _saves_fail(wish: Wish, seen: Observation) -> Running | None:
+    if not waits_for_save(wish, seen):
+        return None
+    return Running(
+        holds=False,
+        reason=Reason.CHECKPOINT_FAILED,
+        message=f"they wait for a save that succeeds.{describe_unsaved(seen.status.progress)}",
     )
 
 

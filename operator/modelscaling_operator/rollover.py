@@ -5,9 +5,10 @@ The new ones start beside the old ones, which train on: an image that is missing
 no node can meet, stops nothing. Once all of them are warm the state moves from memory to memory, as
 in any other change. Only where the template is another one, and the volume is not, the run saves,
 ends its old pods and goes on in the new ones: what an image of another release holds in memory may
-not be what this one expects. No old pod makes room: whether its place would do for a new one, only
-the scheduler knows, and a run that trains is not stopped for a guess. Nor do the old pods wait for
-the new ones when the group loses one: it is formed again of those that are left.
+not be what this one expects. While saves fail they train on, as the steps since the last one that
+did not would be lost. No old pod makes room: whether its place would do for a new one, only the
+scheduler knows, and a run that trains is not stopped for a guess. Nor do the old pods wait for the
+new ones when the group loses one: it is formed again of those that are left.
 """
 
 from __future__ import annotations
@@ -46,10 +47,23 @@ def old_pods_stay(wish: Wish, seen: Observation, now: datetime) -> bool:
         return False
     if wish.spec.checkpoint is None or not _has_other_template_alone(wish, seen):
         return True
+    if waits_for_save(wish, seen):
+        return True
     # One that changes and has not trained since holds what it cannot save yet.
     is_changing = group.stopped_mesh is not None and not group.trained
     is_changing = is_changing or owes_entry(group, now)
     return is_changing or bool(group.broken) or len(roles.able) < wish.spec.replicas
+
+
+def waits_for_save(wish: Wish, seen: Observation) -> bool:
+    """Whether pods of another template do not take the place of those that train before a save has
+    succeeded: the last one failed.
+    """
+    group, progress = seen.status.group, seen.status.progress
+    if group is None or group.broken or wish.spec.checkpoint is None:
+        return False
+    is_failing = progress is not None and progress.checkpoint_failure is not None
+    return is_failing and _has_other_template_alone(wish, seen)
 
 
 def _has_other_template_alone(wish: Wish, seen: Observation) -> bool:

@@ -10,8 +10,14 @@ from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import ConditionStatus
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.bystanders import RETRY_S, goes_on
-from modelscaling_operator.failure import describe_exit, is_failed, retry_time
+from modelscaling_operator.failure import (
+    describe_exit,
+    failure_while_forming,
+    is_failed,
+    retry_time,
+)
 from modelscaling_operator.observation import PodPhase, Silence
+from modelscaling_operator.other_data import other_data
 from modelscaling_operator.presence import HICCUP_S
 
 if TYPE_CHECKING:
@@ -63,7 +69,9 @@ def describe_running(wish: Wish, seen: Observation, roles: Roles, now: datetime)
         if roles.resting and len(roles.wished) == wish.spec.replicas:
             message += f" A spare failed: {_describe_resting(roles)}"
         return Running(holds=True, reason=Reason.TRAINING, message=message)
-    forming = Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence)
+    failure = failure_while_forming(seen)
+    again = f" The last attempt failed: {failure}" if failure else ""
+    forming = Running(holds=False, reason=Reason.FORMING, message=Reason.FORMING.sentence + again)
     if goes_on(group):
         return forming
     return waits_for(wish, seen, roles, now) or forming
@@ -75,6 +83,7 @@ def waits_for(wish: Wish, seen: Observation, roles: Roles, now: datetime) -> Run
         _refused(seen)
         or _hindered(roles)
         or _failed_beside(wish, roles)
+        or _sees_other_data(seen, roles)
         or _paused(seen, roles, now)
         or _pods_missing(wish, seen, roles)
         or _agents_missing(seen, roles, now)
@@ -104,6 +113,14 @@ def _failed_beside(wish: Wish, roles: Roles) -> Running | None:
 def _describe_resting(roles: Roles) -> str:
     described = describe_exit(roles.resting[0]).removesuffix(".")
     return f"{described}. The next one is tried {RETRY_S} s later."
+
+
+def _sees_other_data(seen: Observation, roles: Roles) -> Running | None:
+    why = other_data(seen)
+    found = next((why[pod.uid] for pod in roles.wished if pod.uid in why), None)
+    if found is None:
+        return None
+    return Running(holds=False, reason=Reason.DATA_MISMATCH, message=found)
 
 
 def _paused(seen: Observation, roles: Roles, now: datetime) -> Running | None:

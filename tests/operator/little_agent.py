@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         GroupAssignment,
         GrowthRejection,
         LateWorker,
+        OpenedData,
         Progress,
     )
 
@@ -45,6 +46,7 @@ class LittleAgent:
     lost: tuple[int, ...] = ()
     unreachable: tuple[int, ...] = ()
     late: tuple[LateWorker, ...] = ()
+    data: OpenedData | None = None
     held: frozenset[Part] = frozenset()
     stop_mode: StopMode | None = None
     saves: bool = False
@@ -68,6 +70,7 @@ class LittleAgent:
             lost=self.lost,
             unreachable=self.unreachable,
             late=self.late,
+            data=self.data,
         )
         if said != self._told:
             self._told = said

@@ -60,6 +60,8 @@ class LittleGroup:
     """The step in which the last member's worker dies each time."""
     rejects_layers: int | None = None
     """The number of layers that growth to is taken back."""
+    checkpoint_failure: str | None = None
+    """Why no checkpoint can be written."""
     losses: int = 0
     """How many times steps had to be done again."""
     handed_over: set[int] = field(default_factory=set)
@@ -121,8 +123,9 @@ class LittleGroup:
                 yield agent.index, ExitCode.DONE
 
     def save(self, agent: LittleAgent) -> None:
-        """Save the step that is done."""
-        self.saved = self.step
+        """Save the step that is done, where that can be done."""
+        if self.checkpoint_failure is None:
+            self.saved = self.step
         agent.progress = self._progress() if agent.is_leader else None
 
     def _progress(self) -> Progress:
@@ -130,6 +133,7 @@ class LittleGroup:
             self.step,
             total_steps=self.total_steps,
             checkpoint_step=self.saved or None,
+            checkpoint_failure=self.checkpoint_failure,
             resumption=self.resumption,
         )
 
@@ -146,21 +150,22 @@ class LittleGroup:
         parts = frozenset().union(*(agent.held for agent in (*members, *leavers)))
         step = max(_newest_whole(parts), self.saved)
         self.losses += step < self.step
-        self.resumption = None
-        if self.trained:
-            is_there = any(part.step == step for part in parts)
-            source = StateSource.MEMORY if is_there else StateSource.CHECKPOINT
-            self.resumption = Resumption(
-                generation=assignment.generation,
-                attempt=attempt,
-                source=source,
-                step=step,
-                furthest_step=self.furthest,
-                stopped_time=now_s - STEP_S if source is StateSource.MEMORY else None,
-                resumed_time=now_s,
-                loss_before=2.5,
-                loss_after=2.25,
-            )
+        if any(part.step == step for part in parts):
+            source = StateSource.MEMORY
+        else:
+            source = StateSource.CHECKPOINT if step else StateSource.INITIAL
+        # Who has nothing knows of nothing.
+        self.resumption = Resumption(
+            generation=assignment.generation,
+            attempt=attempt,
+            source=source,
+            step=step,
+            furthest_step=self.furthest if parts else step,
+            stopped_time=now_s - STEP_S if source is StateSource.MEMORY else None,
+            resumed_time=now_s,
+            loss_before=2.5 if parts else None,
+            loss_after=2.25,
+        )
         self.step = step
 
     def _part(self, assignment: GroupAssignment, rank: int) -> Part:

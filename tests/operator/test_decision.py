@@ -135,8 +135,7 @@ def test_a_suspended_run_says_which_steps_it_has_not_saved() -> None:
     world.run_until_quiet()
 
     assert condition(world, ConditionType.SUSPENDED).message == (
-        f"spec.suspend is true. The newest checkpoint does not exist; the steps up to {step} are "
-        f"to be done again."
+        f"spec.suspend is true. No step is saved, and {step} were done."
     )
 
 

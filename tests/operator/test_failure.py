@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from modelscaling.api.status import RestartStatus
+from modelscaling.api.conditions import ConditionType, Reason
+from modelscaling.api.status import Condition, RestartStatus
 from modelscaling.protocol import AgentState
-from modelscaling_operator.failure import count_failures, retry_time
+from modelscaling_operator.failure import count_failures, failure_while_forming, retry_time
 from tests.operator.runs import trained_world
 from tests.operator.world import BEGIN, World, make_failure
 
@@ -132,3 +133,37 @@ def test_a_group_that_one_member_gave_up_is_counted_by_its_number() -> None:
 
     assert counted(world).counted == ("generation:1",)
     assert counted(world).count == 1
+
+
+def test_what_happened_to_a_member_itself_is_told_before_that_another_has_lost_it() -> None:
+    world = trained_world(replicas=2)
+
+    assert failure_while_forming(world.observe()) is None
+
+    for index, reason in ((0, "GroupLost"), (1, "CheckpointFailed")):
+        world.agent(index).state = AgentState.FORMING
+        world.agent(index).failure = make_failure(reason)
+    assert failure_while_forming(world.observe()) == (
+        "pod tiny-1: CheckpointFailed: A peer was lost."
+    )
+
+    world.agent(1).failure = None
+    assert failure_while_forming(world.observe()) == "pod tiny-0: GroupLost: A peer was lost."
+
+
+def test_a_run_that_meets_again_says_why() -> None:
+    world = trained_world()
+    world.crash_worker(1, reason="CheckpointFailed")
+
+    running = condition_of(world, ConditionType.RUNNING)
+
+    assert running.reason == Reason.FORMING
+    assert running.message == (
+        "The pods meet and load the state. The last attempt failed: pod tiny-1: "
+        "CheckpointFailed: A peer was lost."
+    )
+
+
+def condition_of(world: World, kind: ConditionType) -> Condition:
+    """A condition as it is decided now."""
+    return next(c for c in world.decide().status.conditions if c.type == kind)

@@ -103,7 +103,13 @@ def test_a_group_that_forms_again_below_its_number_is_another_entry() -> None:
 @pytest.mark.parametrize(
     ("group", "taken", "entries"),
     [
-        pytest.param({}, None, 0, id="the run begins"),
+        pytest.param({}, None, 0, id="nobody has told yet"),
+        pytest.param(
+            {"stopped_mesh": None, "cause": "Started"},
+            resumption(source=StateSource.INITIAL, step=0, furthest_step=0, stopped_time=None),
+            0,
+            id="the run begins",
+        ),
         pytest.param({}, resumption(generation=2), 0, id="an older group's"),
         pytest.param(
             {"stopped_mesh": None, "cause": "Started"},
@@ -171,6 +177,35 @@ def test_steps_that_only_the_operator_remembers_are_lost_too() -> None:
     (record,) = after(status_of(), taken).rescales
 
     assert (record.lost_steps, record.source) == (9, "Checkpoint")
+
+
+_NOTHING_LEFT = resumption(
+    source=StateSource.INITIAL, step=0, furthest_step=0, stopped_time=None, loss_before=None
+)
+
+
+def test_a_run_that_has_lost_all_it_had_begins_again_and_its_ledger_says_so() -> None:
+    (record,) = after(status_of(), _NOTHING_LEFT).rescales
+
+    assert (record.source, record.step, record.lost_steps) == ("Initial", 0, 39)
+    assert (record.downtime_seconds, record.loss_before) == ("15.000", None)
+
+
+@pytest.mark.parametrize(
+    ("progress", "causes"),
+    [
+        pytest.param(None, [], id="before the first step of all"),
+        pytest.param(status_of().progress, ["WorkerReplaced"], id="with all that they had"),
+    ],
+)
+def test_the_first_group_whose_workers_all_die_has_lost_what_it_had_done(
+    progress: ProgressStatus | None, causes: list[str]
+) -> None:
+    status = status_of(stopped_mesh=None, cause="Started")
+    status = status.model_copy(update={"progress": progress})
+    again = _NOTHING_LEFT.model_copy(update={"attempt": 2})
+
+    assert [record.cause for record in after(status, again).rescales] == causes
 
 
 def test_a_group_has_trained_once_a_member_says_so() -> None:

@@ -77,6 +77,25 @@ def test_the_first_pod_may_be_the_one_that_is_lost() -> None:
     assert (cause(world), world.group.losses) == (Reason.NODE_LOST, 0)
 
 
+def test_a_run_without_a_volume_that_loses_all_its_pods_begins_again_and_says_so() -> None:
+    world = trained_world(checkpoint=None)
+    assert world.status.progress is not None
+    known = world.status.progress.step
+    world.vanish(0)
+    world.vanish(1)
+    run(world, 8)
+
+    (record,) = world.status.rescales
+    assert (record.source, record.step, record.lost_steps) == ("Initial", 0, known)
+
+    # The group owes nothing more, so a planned change need not wait for it.
+    world.edit(replicas=4, checkpoint=None)
+    run(world, 6)
+
+    assert len(world.members()) == 4
+    assert cause(world) == Reason.REPLICAS_CHANGED
+
+
 def test_a_node_that_comes_back_after_it_was_given_up_finds_its_pod_gone() -> None:
     world = trained_world(elastic={"minReplicas": 1})
     lost = world.pods["tiny-1"]

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from modelscaling_operator.progress import newest_progress, progress_status
-from tests.operator.runs import trained_world
+import pytest
+
+from modelscaling.api.conditions import ConditionType
+from modelscaling_operator.progress import describe_unsaved, newest_progress, progress_status
+from tests.operator.runs import CHECKPOINT, condition, trained_world
 from tests.operator.world import BEGIN, make_progress
 
 
@@ -33,6 +37,36 @@ def test_why_no_checkpoint_could_be_written_is_told_in_the_length_that_there_is(
     assert failing.checkpoint_failure is not None
     assert len(failing.checkpoint_failure) == 1024
     assert fine.checkpoint_failure is None
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        ({"checkpoint_step": 40}, ""),
+        ({"checkpoint_step": 40, "checkpoint_failure": "No space."}, " Steps after 40 are not "),
+        ({"checkpoint_failure": "No space."}, " No step is saved: No space."),
+    ],
+)
+def test_which_steps_are_not_saved_is_told_where_the_last_save_failed(
+    progress: dict[str, Any], words: str
+) -> None:
+    told = describe_unsaved(progress_status(make_progress(50, **progress), BEGIN))
+
+    assert told.startswith(words)
+    assert bool(told) is bool(words)
+    assert describe_unsaved(None) == ""
+
+
+def test_a_run_that_is_suspended_without_its_last_steps_says_so() -> None:
+    world = trained_world()
+    world.group.checkpoint_failure = "No space."
+    world.tick()
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    for _ in range(5):
+        world.tick()
+
+    suspended = condition(world, ConditionType.SUSPENDED)
+    assert suspended.message == "spec.suspend is true. No step is saved: No space."
 
 
 def test_the_first_rank_knows_best_whatever_its_index() -> None:

@@ -195,6 +195,40 @@ def test_pods_that_take_over_from_memory_have_the_image_of_those_that_hand_over(
     assert CreatePods(indexes=(4, 5), image="trainer:1") in world.actions
 
 
+def test_while_saves_fail_the_old_pods_train_on_and_it_is_said_what_they_wait_for() -> None:
+    world = trained_world()
+    world.group.checkpoint_failure = "No space left on device"
+    step = world.step
+    edit(world, template=OTHER_IMAGE)
+    for _ in range(20):
+        world.tick()
+        assert not any(isinstance(action, (Assign, Stop)) for action in world.actions)
+
+    assert world.step == step + 20
+    rescaling = condition(world, ConditionType.RESCALING)
+    assert rescaling.reason == Reason.CHECKPOINT_FAILED
+    assert rescaling.message == (
+        "Pods of the edited spec are to replace those that train: they wait for a save that "
+        "succeeds. No step is saved: No space left on device"
+    )
+
+    world.group.checkpoint_failure = None
+    tick_until_stopped(world, at_most=5)
+
+    assert {a.mode for a in world.actions if isinstance(a, Stop)} == {StopMode.SUSPEND}
+    finished_rollover(world)
+
+
+def test_a_volume_that_cannot_be_written_is_left_for_another_by_way_of_memory() -> None:
+    world = trained_world()
+    world.group.checkpoint_failure = "No space left on device"
+    edit(world, checkpoint=OTHER_VOLUME, template=OTHER_IMAGE)
+
+    finished_rollover(world)
+
+    assert world.status.rescales[0].source == "Memory"
+
+
 def test_those_that_hand_over_are_told_how_many_processes_they_have() -> None:
     world = trained_world(checkpoint=None)
     edit(world, checkpoint=None, processesPerReplica=2)

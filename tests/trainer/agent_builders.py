@@ -10,6 +10,7 @@ from modelscaling.protocol import (
     GroupAssignment,
     GrowthRejection,
     Member,
+    OpenedData,
     Progress,
     StopMode,
     StopRequest,
@@ -63,6 +64,16 @@ def make_stop(
 ) -> StopRequest:
     """Return a request to stop."""
     return StopRequest(run_uid=run_uid, generation=generation, mode=mode)
+
+
+def make_data(digest: str = "c0ffee") -> OpenedData:
+    """Return what a worker of the small run says of its data."""
+    configuration = make_configuration()
+    return OpenedData(
+        data=configuration.data,
+        vocabulary_size=configuration.model.vocabulary_size,
+        digest=digest,
+    )
 
 
 def make_rejection() -> GrowthRejection:

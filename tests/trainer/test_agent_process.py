@@ -191,6 +191,72 @@ def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
     assert "nothing/*.txt" in failure.message
 
 
+def test_a_pod_whose_volume_cannot_be_read_ends_before_it_is_warm(
+    start: StartAgent, text: Path, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    _make_unreadable(volume)
+    agent = start(make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT), checkpoints=volume)
+
+    assert agent.wait_for_exit() == ExitCode.CRASHED
+    failure = agent.report().failure
+    assert failure is not None
+    assert failure.reason == "CheckpointFailed"
+    assert f"the checkpoints in '{volume}' cannot be read" in failure.message
+
+
+def test_a_worker_of_a_group_waits_for_a_volume_that_cannot_be_read(
+    start: StartAgent, text: Path, tmp_path: Path
+) -> None:
+    run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    agent = start(run, checkpoints=volume, processes=2)
+    warm_up(agent)
+    form(agent, generation=1, run=run)
+    agent.wait_for_step(3)
+    volume.rename(tmp_path / "away")
+    _make_unreadable(volume)
+    agent.kill_worker(1)
+    waits = agent.wait_for_status(lambda status: status.attempt >= 3)
+    volume.unlink()
+    goes_on = agent.wait_for_status(lambda status: status.state is AgentState.TRAINING)
+
+    assert waits.state is AgentState.FORMING
+    assert goes_on.worker_failures == 1
+
+
+def _make_unreadable(path: Path) -> None:
+    """Have nobody read a directory, not even root."""
+    path.symlink_to(path)
+
+
+def test_agents_that_were_told_to_stop_save_once_there_is_room(
+    start: StartAgent, text: Path, tmp_path: Path
+) -> None:
+    run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    agents = [start(run, index=index, checkpoints=volume) for index in range(2)]
+    warm_up(*agents)
+    form(*agents, generation=1, run=run)
+    agents[0].wait_for_step(3)
+    volume.rename(tmp_path / "away")
+    volume.write_text("in the place of the directory")
+    for agent in agents:
+        assert agent.request("POST", "/v1/stop", make_stop()).status == 202
+    tries = [agent.wait_for_status(lambda status: status.attempt >= 2) for agent in agents]
+    volume.unlink()
+    codes = [agent.wait_for_exit() for agent in agents]
+
+    assert [status.state for status in tries] == [AgentState.STOPPING] * 2
+    assert codes == [ExitCode.INTERRUPTED] * 2
+    report = agents[0].report()
+    assert report.failure is None
+    assert report.progress is not None
+    assert report.progress.checkpoint_step == report.progress.step
+
+
 def test_workers_that_cannot_be_started_end_the_agent_with_the_reason(
     start: StartAgent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,6 +283,21 @@ def test_a_run_that_fails_at_the_same_step_again_and_again_ends_with_the_reason(
     assert [step["step"] for step in ended.objects] == [1, 2]
 
 
+def test_an_interrupted_run_that_cannot_be_saved_says_so(file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    options = ("--output", str(output), "--set", "spec.training.tokens=1B")
+    process = start(file, "--json", *options)
+    assert process.stdout is not None
+    process.stdout.readline()
+    output.rename(tmp_path / "away")
+    output.write_text("in the place of the directory")
+    os.kill(process.pid, signal.SIGINT)
+    ended = end(process)
+
+    assert ended.code == 1
+    assert "error: the run failed: CheckpointFailed: could not write a checkpoint" in ended.errors
+
+
 def test_a_second_interrupt_ends_at_once(file: Path) -> None:
     process = start(file, "--json", "--set", "spec.training.tokens=1B")
     assert process.stdout is not None

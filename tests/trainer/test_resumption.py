@@ -61,8 +61,20 @@ def origin(
 @pytest.mark.parametrize(
     ("source", "step", "memories", "expected"),
     [
-        pytest.param(INITIAL, 0, [(None, 0.0), (None, 0.0)], None, id="the run begins"),
-        pytest.param(MEMORY, 0, [(None, 0.0)], None, id="a group that broke before its first step"),
+        pytest.param(
+            INITIAL,
+            0,
+            [(None, 0.0), (None, 0.0)],
+            origin(INITIAL, 0, furthest=0, stopped=None, loss=None),
+            id="the run begins, or everybody who knew of it is gone",
+        ),
+        pytest.param(
+            MEMORY,
+            0,
+            [(None, 0.0)],
+            origin(MEMORY, 0, furthest=0, stopped=None, loss=None),
+            id="a group that broke before its first step",
+        ),
         pytest.param(
             CHECKPOINT,
             200,
@@ -132,7 +144,7 @@ def test_the_newest_training_says_when_it_stopped_and_how_far_it_was(
     source: StateSource,
     step: int,
     memories: list[tuple[Trained | None, float]],
-    expected: Origin | None,
+    expected: Origin,
 ) -> None:
     assert expected == trace(
         source,

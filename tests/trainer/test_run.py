@@ -214,6 +214,27 @@ def test_a_torn_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
     assert undisturbed.digests[20:] == again[1].digests
 
 
+def test_a_run_that_is_moved_to_another_volume_saves_there_at_once(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    run = make_run(text, training__total_steps=100_000, checkpoint={"every_steps": 1000, "keep": 2})
+    [old] = start_workers(1, run, checkpoint_directory=tmp_path / "old")
+    [new] = start_workers(1, run, checkpoint_directory=tmp_path / "new")
+    train_together([old])
+    old.wait_for_step(5)
+    old.ask("Reform")
+    moved_at = old.result().progress[-1].step
+    train_together([new, old], mesh=Mesh(), generation=2)
+    new.wait_until(lambda progress: progress.checkpoint_step is not None)
+    new.ask("Stop")
+    after = new.result()
+
+    assert next(p.checkpoint_step for p in after.progress if p.checkpoint_step) == moved_at
+    saved = sorted(path.name for path in (tmp_path / "new").glob("step-*"))
+    assert saved == [f"step-{step:08d}" for step in (moved_at, after.progress[-1].step)]
+    assert not list((tmp_path / "old").glob("step-*"))
+
+
 def _tear(checkpoint: Path) -> None:
     file = next(checkpoint.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])

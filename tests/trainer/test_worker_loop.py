@@ -24,6 +24,7 @@ from modelscaling_trainer.worker_protocol import (
     Abandon,
     Ask,
     Command,
+    DataOpened,
     Event,
     FiguresTaken,
     GroupEnded,
@@ -41,6 +42,7 @@ from modelscaling_trainer.worker_protocol import (
 )
 from tests.trainer.agent_builders import (
     make_configuration,
+    make_data,
     make_figures,
     make_progress,
     make_rejection,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.protocol import Progress
+    from modelscaling.protocol import OpenedData, Progress
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.group import Group
 
@@ -68,6 +70,11 @@ class ScriptedRun:
     groups: list[Group] = field(default_factory=list)
     configurations: list[RunConfiguration] = field(default_factory=list)
     """Those that it was given after the first."""
+
+    @property
+    def data(self) -> OpenedData:
+        """Other data with each configuration."""
+        return make_data(f"digest-{len(self.configurations)}")
 
     def reconfigure(self, configuration: RunConfiguration) -> None:
         self.configurations.append(configuration)
@@ -118,6 +125,8 @@ class Agent:
         commands_read, commands_write = os.pipe()
         events_read, events_write = os.pipe()
         self.gone = threading.Event()
+        self.opened: list[OpenedData] = []
+        """The data that the worker has said it opened, so far."""
         self._commands_end = os.fdopen(commands_read, "rb")
         self._events_end = os.fdopen(events_write, "wb")
         self.link = AgentLink(
@@ -132,7 +141,10 @@ class Agent:
             self.commands.write(encode(command))
 
     def hear(self) -> Event:
-        return parse_event(self.events.readline())
+        """Return the next event but for those that name the data, which are kept."""
+        while isinstance(event := parse_event(self.events.readline()), DataOpened):
+            self.opened.append(event.data)
+        return event
 
     def close(self) -> None:
         self.commands.close()
@@ -254,6 +266,9 @@ def test_the_run_is_told_of_another_configuration_once_and_keeps_what_it_holds(
     assert [order.configuration for order in built] == [CONFIGURATION]
     assert run.configurations == [OTHER_CONFIGURATION]
     assert len(run.groups) == 3
+    while not isinstance(agent.hear(), WorkerFailed):
+        pass
+    assert agent.opened == [make_data("digest-0"), make_data("digest-1")]
 
 
 def test_a_request_reaches_its_own_group_and_no_other(agent: Agent) -> None:
@@ -291,16 +306,18 @@ class HangingRun(ScriptedRun):
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "message", "reason"),
     [
-        (GroupLostError("rank 1 is gone"), "rank 1 is gone"),
-        (RuntimeError("Socket closed"), "RuntimeError: Socket closed"),
-        (DivergedError("loss is nan"), "DivergedError: loss is nan"),
+        (GroupLostError("rank 1 is gone"), "rank 1 is gone", "GroupLost"),
+        (RuntimeError("Socket closed"), "RuntimeError: Socket closed", "GroupLost"),
+        (DivergedError("loss is nan"), "DivergedError: loss is nan", "GroupLost"),
+        # A peer said the same first, and that broke the group.
+        (CheckpointError("disk full"), "disk full", "CheckpointFailed"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_whatever_an_abandoned_group_raises_the_worker_waits_for_the_next(
-    agent: Agent, error: Exception, message: str
+    agent: Agent, error: Exception, message: str, reason: str
 ) -> None:
     run = HangingRun([error])
     worker = threading.Thread(target=work, args=(agent.link, lambda _: run), daemon=True)
@@ -314,7 +331,7 @@ def test_whatever_an_abandoned_group_raises_the_worker_waits_for_the_next(
 
     assert [agent.hear() for _ in range(2)] == [
         Warm(),
-        GroupLost(generation=2, attempt=3, message=message),
+        GroupLost(generation=2, attempt=3, message=message, reason=reason),
     ]
 
 

@@ -13,6 +13,7 @@ from modelscaling_trainer.worker_protocol import (
     Alive,
     Ask,
     Command,
+    DataOpened,
     Event,
     FiguresTaken,
     GroupEnded,
@@ -28,7 +29,12 @@ from modelscaling_trainer.worker_protocol import (
     parse_command,
     parse_event,
 )
-from tests.trainer.agent_builders import make_configuration, make_figures, make_progress
+from tests.trainer.agent_builders import (
+    make_configuration,
+    make_data,
+    make_figures,
+    make_progress,
+)
 
 COMMANDS: list[Command] = [
     Prepare(
@@ -52,6 +58,7 @@ COMMANDS: list[Command] = [
     Abandon(generation=3, attempt=2, why="pod 1 is lost"),
 ]
 EVENTS: list[Event] = [
+    DataOpened(data=make_data()),
     Warm(),
     StoreOpened(generation=3, attempt=2, port=4242),
     PhaseBegan(generation=3, attempt=2, phase="Training"),

@@ -93,7 +93,7 @@ class LocalTraining:
             loop.add_signal_handler(number, self._interrupt, number)
         self._form(1 + (newest_claim(self._run.output) if self._run.output else 0))
         exit_code = await self._agent.run()
-        if self._interrupted_by and exit_code is not ExitCode.DONE:
+        if self._interrupted_by and exit_code is ExitCode.INTERRUPTED:
             self._report.interrupted()
             return 128 + self._interrupted_by
         if exit_code is not ExitCode.DONE:

@@ -20,6 +20,7 @@ from modelscaling_trainer.growth.verdict import reject
 from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.process_group import all_gather, computing_together
 from modelscaling_trainer.request import ENDING, Outcome, Request
+from modelscaling_trainer.state import NOTHING
 from modelscaling_trainer.throughput import Throughput, goodput_ratio
 from modelscaling_trainer.validation import validation_loss
 
@@ -80,8 +81,8 @@ class Loop:
     listeners: Listeners
     last_step: int
     history: History
-    origin: Origin | None
-    """What the group goes on with; None where it begins the run."""
+    origin: Origin
+    """What the group goes on with."""
     checkpoint_step: int
     """The newest checkpoint that all ranks know of; NOTHING where there is none."""
     throughput: Throughput
@@ -130,7 +131,7 @@ class Loop:
             self._save_and_wait()
             self._tell(None)
             return Outcome.COMPLETE
-        self._save_unsaved_best()
+        self._save_unsaved()
         began = time.monotonic()
         is_first = True
         while True:
@@ -181,7 +182,7 @@ class Loop:
         return agreed
 
     def _remember(self, agreed: StepReport, *, began: float) -> None:
-        if self.resumption is None and self.origin is not None:
+        if self.resumption is None:
             self.resumption = self.origin.resumption(
                 self.group, resumed_time=began, loss_after=agreed.loss
             )
@@ -239,9 +240,16 @@ class Loop:
             return False
         return self.state.counters.validations.is_best_at(self.state.step)
 
-    def _save_unsaved_best(self) -> None:
-        """Save the best state where the group before ended with it, perhaps before it was saved."""
-        if self._is_best_to_be_saved() and self.checkpoint_step != self.state.step:
+    def _save_unsaved(self) -> None:
+        """Save what the group begins with where the next save in turn would come too late for it:
+        the best state, with which the group before may have ended before it was saved, and any
+        that has come to a volume on which there is nothing yet.
+        """
+        if self.writer is None:
+            return
+        is_bare = is_bare_volume(self.state.step, self.checkpoint_step)
+        is_unsaved_best = self._is_best_to_be_saved() and self.checkpoint_step != self.state.step
+        if is_bare or is_unsaved_best:
             self._save()
 
     def _outcome(self, agreed: StepReport) -> Outcome | None:
@@ -352,6 +360,13 @@ def must_save(outcome: Outcome, requests: Collection[Request]) -> bool:
     which those that leave hand over what they have.
     """
     return outcome is Outcome.COMPLETE or bool({Request.STOP, Request.GROW} & set(requests))
+
+
+def is_bare_volume(step: int, checkpoint_step: int) -> bool:
+    """Whether a state of so many steps has no checkpoint at all behind it, as after a move to
+    another volume: if its processes were lost now, so would be the run.
+    """
+    return step > 0 and checkpoint_step == NOTHING
 
 
 def _together(save: Callable[[], None], members: dist.ProcessGroup) -> None:

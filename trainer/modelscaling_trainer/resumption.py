@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelscaling.protocol import Resumption, StateSource
+from modelscaling.protocol import Resumption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from modelscaling.protocol import StateSource
     from modelscaling_trainer.group import Group
 
 
@@ -94,9 +95,10 @@ def trace(
     *,
     idle_seconds: Sequence[float],
     now: float,
-) -> Origin | None:
+) -> Origin:
     """Return what a group goes on with, which has so many steps, by what its ranks remember, each
-    with how long ago it stopped; None where it begins the run.
+    with how long ago it stopped. Where none remembers anything, nobody here knows whether the run
+    begins, or has lost all that it had: the operator does.
 
     Those count that were in the newest group that did a step: others, such as a pod that was cut
     off for a while, stopped at another time. Of them the one that stopped first says when: a step
@@ -110,7 +112,7 @@ def trace(
         if memory is not None and _number(memory) == newest
     ]
     if not last:
-        return _from_checkpoint(step) if source is StateSource.CHECKPOINT else None
+        return _unremembered(source, step)
     furthest = max((memory for memory, _ in last), key=lambda memory: memory.step)
     return Origin(
         source=source,
@@ -121,10 +123,10 @@ def trace(
     )
 
 
-def _from_checkpoint(step: int) -> Origin:
+def _unremembered(source: StateSource, step: int) -> Origin:
     """Return what processes that remember nothing go on with."""
     return Origin(
-        source=StateSource.CHECKPOINT,
+        source=source,
         step=step,
         furthest_step=step,
         stopped_time=None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from modelscaling.growth.trained_model import TrainedModel
 from modelscaling.layout import trained_weights
 from modelscaling.learning_rates import learning_rate_factors
+from modelscaling.protocol import OpenedData
 from modelscaling_trainer import compilation
 from modelscaling_trainer.checkpoint.writer import CheckpointWriter
 from modelscaling_trainer.compilation import Compilation
@@ -102,6 +103,15 @@ class Run:
         self._configure(configuration)
         if mesh is not None and mesh.size == mesh.dataReplicate:
             self._make_copy(mesh)
+
+    @property
+    def data(self) -> OpenedData:
+        """What it trains on."""
+        return OpenedData(
+            data=self._configuration.data,
+            vocabulary_size=self._configuration.model.vocabulary_size,
+            digest=self._identity.corpus,
+        )
 
     def reconfigure(self, configuration: RunConfiguration) -> None:
         """Train as another run from the next group on, with the state that this process holds.

@@ -15,6 +15,7 @@ from modelscaling.layout import trained_weights
 from modelscaling.protocol import StateSource
 from modelscaling_trainer.becoming import Becoming, become
 from modelscaling_trainer.checkpoint import catalog, fence
+from modelscaling_trainer.checkpoint.directory import being_read
 from modelscaling_trainer.errors import CheckpointError, ConfigurationError, GroupLostError
 from modelscaling_trainer.growth.verdict import Outgrown
 from modelscaling_trainer.optimizer import MOMENTS
@@ -73,8 +74,8 @@ class Taken:
     """Of all devices that train together."""
     formed_at: float
     """When all had the state, by rank 0's clock, seconds since 1970: the same on all."""
-    origin: Origin | None
-    """What the group goes on with; None where it begins the run."""
+    origin: Origin
+    """What the group goes on with."""
     local_ranks: tuple[int, ...]
     """Of the processes that train, each in its pod."""
     state: TrainingState | None
@@ -224,14 +225,10 @@ def _look(directory: Path | None, *, except_steps: Collection[int]) -> _Seen:
     """
     if directory is None:
         return _Seen(NOTHING, None, 0)
-    try:
+    with being_read(directory):
         newest = catalog.find_newest(directory, except_steps=except_steps)
         model = newest.trained if newest else None
         return _Seen(catalog.step_of(newest), model, fence.newest_claim(directory))
-    except OSError as error:
-        raise CheckpointError(
-            f"the checkpoints in {str(directory)!r} cannot be read: {error}; look after the volume"
-        ) from error
 
 
 def _offer(
@@ -357,8 +354,8 @@ def _origin(
     decision: Move | Load | Initialise,
     trained: Sequence[Trained | None],
     marks: Sequence[Mapping[str, Any]],
-) -> Origin | None:
-    """Return what the group goes on with; None where it begins the run."""
+) -> Origin:
+    """Return what the group goes on with."""
     match decision:
         case Move(step=step, needs_snapshots=needs_snapshots):
             source = StateSource.SNAPSHOT if needs_snapshots else StateSource.MEMORY

@@ -14,6 +14,7 @@ import torch
 
 from modelscaling.exit_code import ExitCode
 from modelscaling_trainer.alive import told_alive
+from modelscaling_trainer.checkpoint.directory import check_readable
 from modelscaling_trainer.parallel import imports
 from modelscaling_trainer.run import Run
 from modelscaling_trainer.worker_link import AgentLink
@@ -43,6 +44,8 @@ def _build_run(prepare: Prepare) -> Run:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
+    if prepare.is_newcomer and prepare.checkpoint_directory is not None:
+        check_readable(prepare.checkpoint_directory)
     if prepare.mesh is not None:
         imports.import_for(prepare.mesh)
     return Run(

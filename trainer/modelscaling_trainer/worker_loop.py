@@ -17,6 +17,8 @@ from modelscaling_trainer.errors import (
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.waiting import counted_waits
 from modelscaling_trainer.worker_protocol import (
+    CHECKPOINT_FAILED,
+    DataOpened,
     FiguresTaken,
     GroupEnded,
     GroupLost,
@@ -33,19 +35,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from modelscaling.configuration import RunConfiguration
-    from modelscaling.protocol import Progress
+    from modelscaling.protocol import OpenedData, Progress
     from modelscaling_trainer.figures import ProcessFigures
     from modelscaling_trainer.request import Outcome, Requests
     from modelscaling_trainer.worker_link import AgentLink, JoinOrder
     from modelscaling_trainer.worker_protocol import Join
-
-_CHECKPOINT_FAILED = "CheckpointFailed"
 
 _log = logging.getLogger(__name__)
 
 
 class TrainableRun(Protocol):
     """What the loop needs of `modelscaling_trainer.run.Run`."""
+
+    @property
+    def data(self) -> OpenedData:
+        """What it trains on."""
+        ...
 
     def reconfigure(self, configuration: RunConfiguration) -> None:
         """Train as another run from the next group on, with the state that is held."""
@@ -86,7 +91,7 @@ def work(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> None:
     except CheckpointError as error:
         link.send(
             WorkerFailed(
-                exit_code=ExitCode.CRASHED, reason=_CHECKPOINT_FAILED, message=error.message
+                exit_code=ExitCode.CRASHED, reason=CHECKPOINT_FAILED, message=error.message
             )
         )
     except Exception as error:
@@ -103,6 +108,7 @@ def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoRe
     prepare = link.next_order()
     assert isinstance(prepare, Prepare), f"the first command is {prepare!r}, expected Prepare"
     run = build_run(prepare)
+    link.send(DataOpened(data=run.data))
     link.send(Warm())
     while True:
         order = link.next_order()
@@ -111,6 +117,7 @@ def _obey(link: AgentLink, build_run: Callable[[Prepare], TrainableRun]) -> NoRe
             _log.info("the run's configuration has changed")
             prepare = prepare.model_copy(update={"configuration": order.join.configuration})
             run.reconfigure(order.join.configuration)
+            link.send(DataOpened(data=run.data))
         _train(link, run, order)
 
 
@@ -150,7 +157,7 @@ def _train(link: AgentLink, run: TrainableRun, order: JoinOrder) -> None:
                 generation=generation,
                 attempt=attempt,
                 message=error.message,
-                reason=_CHECKPOINT_FAILED,
+                reason=CHECKPOINT_FAILED,
             )
         )
     else:
@@ -174,12 +181,16 @@ def _group(join: Join) -> Group:
 @contextmanager
 def _lost_where_abandoned(requests: Requests) -> Iterator[None]:
     """Take whatever goes wrong in a group that is being abandoned as its loss: its connections are
-    cut under the feet of whoever uses them, and what that raises is nobody's fault.
+    cut under the feet of whoever uses them, and what that raises is nobody's fault. Only what a
+    checkpoint says needs no connection: all ranks hear it at once, and the first to tell its agent
+    has the others abandoned.
     """
     try:
         yield
+    except (GroupLostError, CheckpointError):
+        raise
     except Exception as error:
-        if requests.is_abandoned and not isinstance(error, GroupLostError):
+        if requests.is_abandoned:
             _log.info("an abandoned group ended with an error", exc_info=True)
             raise GroupLostError(_describe(error)) from error
         raise

@@ -15,9 +15,12 @@ from pydantic import Field, TypeAdapter
 from modelscaling.configuration import Message, RunConfiguration
 from modelscaling.exit_code import ExitCode
 from modelscaling.mesh import Mesh
-from modelscaling.protocol import GrowthRejection, Progress
+from modelscaling.protocol import GrowthRejection, OpenedData, Progress
 from modelscaling_trainer.figures import ProcessFigures
 from modelscaling_trainer.request import Outcome, Request
+
+CHECKPOINT_FAILED = "CheckpointFailed"
+"""The reason of what only a checkpoint is at fault for: all that was trained is still held."""
 
 
 class Prepare(Message):
@@ -29,6 +32,9 @@ class Prepare(Message):
     """Which of the pod's workers it is, and so which device it takes."""
     scratch: Path
     checkpoint_directory: Path | None
+    is_newcomer: bool = False
+    """Whether its pod has been in no group yet: nobody is to wait for it where its volume cannot be
+    read. Else its group waits for the volume, and keeps what it holds."""
     mesh: Mesh | None = None
     """What it will probably train on; None where nobody knows."""
     stop_at_step: int | None = None
@@ -74,6 +80,13 @@ class Abandon(Message):
     generation: int
     attempt: int
     why: str
+
+
+class DataOpened(Message):
+    """The worker has opened the data of its run, or of the one that it has become."""
+
+    kind: Literal["DataOpened"] = "DataOpened"
+    data: OpenedData
 
 
 class Warm(Message):
@@ -170,7 +183,8 @@ class Alive(Message):
 
 Command = Prepare | Join | Ask | Abandon
 Event = (
-    Warm
+    DataOpened
+    | Warm
     | StoreOpened
     | PhaseBegan
     | ProgressMade

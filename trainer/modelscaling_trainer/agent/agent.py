@@ -163,6 +163,7 @@ class Agent:
             lost=tuple(sorted(self._facts.lost)),
             unreachable=tuple(sorted(self._facts.unreachable)),
             late=self._facts.late,
+            data=self._facts.data,
         )
 
     def termination_report(self) -> TerminationReport:
@@ -327,6 +328,7 @@ class Agent:
             local_rank=local_rank,
             scratch=self._settings.scratch,
             checkpoint_directory=self._settings.checkpoint_directory,
+            is_newcomer=self._facts.placement is None,
             mesh=self._newest_mesh,
             stop_at_step=self._settings.stop_at_step,
         )

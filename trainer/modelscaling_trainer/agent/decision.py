@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import Failure, StopMode
+from modelscaling_trainer.agent.facts import FORMING_PHASES
 from modelscaling_trainer.agent.worker_facts import WorkerState
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.worker_protocol import Abandon, Ask, Join
@@ -50,6 +51,7 @@ def decide(facts: Facts, now: float, *, most_breaks: int | None = None) -> Decis
     decision = (
         _finish(facts)
         or _abandon_broken(facts)
+        or _save_again(facts, now, most_breaks)
         or _end(facts, now)
         or _give_up(facts, most_breaks)
         or _form(facts, now)
@@ -90,6 +92,18 @@ def _abandon_broken(facts: Facts) -> Decision | None:
 
 def _abandon(worker: WorkerFacts, why: str) -> Abandon:
     return Abandon(generation=worker.generation, attempt=worker.attempt, why=why)
+
+
+def _save_again(facts: Facts, now: float, most_breaks: int | None) -> Decision | None:
+    """Have a group that could not save what it holds meet again before it ends: it is asked to stop
+    once it trains, as one that only meets ends without a checkpoint.
+    """
+    if not facts.is_unsaved or _is_due(facts, now):
+        return None
+    meets = any(w.state is WorkerState.BUSY and w.phase in FORMING_PHASES for w in facts.workers)
+    if not meets and not facts.is_pending():
+        return None
+    return _give_up(facts, most_breaks) or _form(facts, now) or Decision()
 
 
 def _end(facts: Facts, now: float) -> Decision | None:

@@ -14,6 +14,8 @@ from modelscaling_trainer.agent.back_off import back_off_s
 from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
+    CHECKPOINT_FAILED,
+    DataOpened,
     FiguresTaken,
     GroupLost,
     GrowthRejected,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from modelscaling.protocol import (
         GrowthRejection,
         LateWorker,
+        OpenedData,
         Progress,
         StopMode,
         StoreAddress,
@@ -81,6 +84,8 @@ class Facts:
     """When it saves and ends if no such group has come."""
     end_by: float | None = None
     """When it must have ended."""
+    data: OpenedData | None = None
+    """What its workers have opened, as one of them has said last."""
     worker_failures: int = 0
     """How many workers have died, failed or been given up."""
     progress: Progress | None = None
@@ -101,6 +106,17 @@ class Facts:
     """The pod's workers that do not come on."""
 
     # What follows from it
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether the agent was told to stop, and its workers hold what could not be saved."""
+        return (
+            self.stop_mode is not None
+            and not self.is_failed
+            and self.failure is not None
+            and self.failure.reason == CHECKPOINT_FAILED
+            and all(worker.has_trained for worker in self.workers)
+        )
 
     @property
     def awaited_attempt(self) -> int:
@@ -131,7 +147,7 @@ class Facts:
             and not self.hosts_store()
             and self.store_port is None
             and not self.is_failed
-            and not self.stop_mode
+            and (not self.stop_mode or self.is_unsaved)
         )
 
     def is_warm(self) -> bool:
@@ -286,6 +302,9 @@ class Facts:
             case GroupLost(generation=generation, attempt=attempt, message=message):
                 facts = replace(self, workers=self._workers_with(local_rank, worker.heard(event)))
                 facts = facts.breaking(generation, attempt, why=message, now=now)
+                if event.reason == CHECKPOINT_FAILED and facts.progress is not None:
+                    told = {"checkpoint_failure": message}
+                    facts = replace(facts, progress=facts.progress.model_copy(update=told))
                 if generation == self.generation and self.failure is None:
                     lost = _lost(event.reason, message, rank=self.rank_of(local_rank))
                     return replace(facts, failure=lost)
@@ -326,10 +345,17 @@ class Facts:
         return self.placement.first_rank + local_rank
 
     def _learning(self, event: Event) -> Facts:
-        """Return the facts after what a worker has said of the group that it is in."""
+        """Return the facts after what a worker has said."""
         match event:
+            case DataOpened(data=data):
+                return replace(self, data=data)
             case Warm() if self.placement is None and not self.is_failed:
                 return replace(self, failure=None)
+        return self._learning_of_group(event)
+
+    def _learning_of_group(self, event: Event) -> Facts:
+        """Return the facts after what a worker has said of the group that it is in."""
+        match event:
             case StoreOpened(port=port) if self._is_current(event):
                 return replace(self, store_port=port)
             case PhaseBegan(phase=phase) if event.generation == self.generation:
@@ -338,7 +364,8 @@ class Facts:
             case FiguresTaken():
                 return self._after_step(event)
             case ProgressMade(progress=progress) if self.hosts_store():
-                is_new = progress.step > self.furthest_step
+                # One that is to end takes another step for each save that fails.
+                is_new = progress.step > self.furthest_step and self.stop_mode is None
                 return replace(
                     self._after_step(event),
                     progress=progress,

@@ -15,6 +15,7 @@ from modelscaling_trainer.worker_protocol import (
     Abandon,
     Alive,
     Ask,
+    DataOpened,
     FiguresTaken,
     GroupEnded,
     GroupLost,
@@ -133,7 +134,7 @@ class WorkerFacts:
     def is_old(self, event: Event) -> bool:
         """Whether an event is about a group that it is not in any more."""
         match event:
-            case Warm() | WorkerFailed() | Alive():
+            case DataOpened() | Warm() | WorkerFailed() | Alive():
                 return False
             case _:
                 return (event.generation, event.attempt) != (self.generation, self.attempt)

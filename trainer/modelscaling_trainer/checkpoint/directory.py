@@ -6,10 +6,13 @@ import os
 import re
 import shutil
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from modelscaling_trainer.errors import CheckpointError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 TEMPORARY = ".writing-"
@@ -25,11 +28,43 @@ def name_of(step: int) -> str:
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Return the steps that something has the name of a checkpoint for, in no order."""
-    if not directory.is_dir():
+    """Return the steps that something has the name of a checkpoint for, in no order.
+
+    Raises:
+        OSError: the directory is there, and cannot be read.
+    """
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    matches = (_NAME.fullmatch(path.name) for path in directory.iterdir())
+    matches = (_NAME.fullmatch(name) for name in names)
     return [int(match[1]) for match in matches if match]
+
+
+@contextmanager
+def being_read(directory: Path) -> Iterator[None]:
+    """Say of whatever keeps a directory from being read that it is the volume's fault.
+
+    Raises:
+        CheckpointError: something does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoints in {str(directory)!r} cannot be read: {error}; look after the volume"
+        ) from error
+
+
+def check_readable(directory: Path) -> None:
+    """Refuse a directory whose checkpoints nobody can look for. One that is full, or cannot be
+    written, will do: a run trains on without saving.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    with being_read(directory):
+        steps_in(directory)
 
 
 def remove(path: Path) -> None:
