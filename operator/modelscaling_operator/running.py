@@ -173,6 +173,9 @@ def _agents_missing(seen: Observation, roles: Roles, now: datetime) -> Running |
             continue
         elif not isinstance(answer, AgentStatus) or answer.state is AgentState.STARTING:
             message = f"The agent of pod {pod.name} starts its workers."
+            failure = answer.failure if isinstance(answer, AgentStatus) else None
+            if failure is not None:
+                message += f" The last ones failed: {failure.message}"
         else:
             continue
         return Running(holds=False, reason=Reason.WAITING_FOR_AGENTS, message=message)

@@ -9,10 +9,11 @@ import pytest
 
 from modelscaling.api.conditions import ConditionType, Reason
 from modelscaling.api.status import RunState
-from modelscaling.protocol import StopMode
+from modelscaling.protocol import AgentState, StopMode
 from modelscaling_operator.action import Assign, CreatePods, Stop
 from modelscaling_operator.observation import Obstacle, PodPhase
 from tests.operator.runs import CHECKPOINT, OTHER_VOLUME, condition, state, trained_world
+from tests.operator.world import make_failure
 
 if TYPE_CHECKING:
     from tests.operator.world import World
@@ -253,3 +254,21 @@ def test_a_pod_that_is_lost_meanwhile_is_replaced_by_one_of_the_new_template() -
     assert state(world) is RunState.RUNNING
     assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
     assert sum(record.lost_steps for record in world.status.rescales) == 0
+
+
+def test_a_volume_that_cannot_be_read_leaves_the_old_group_training_with_the_reason() -> None:
+    world = trained_world()
+    step = world.step
+    edit(world, checkpoint=OTHER_VOLUME)
+    for _ in range(20):
+        world.tick()
+        for agent in world.agents.values():
+            if agent.index >= 2:
+                agent.state, agent.failure = AgentState.STARTING, make_failure("CheckpointFailed")
+
+    assert world.step == step + 20
+    assert condition(world, ConditionType.RESCALING).message == (
+        "Pods of the edited spec are to replace those that train: The agent of pod tiny-2 starts "
+        "its workers. The last ones failed: A peer was lost."
+    )
+    assert world.status.restarts.count == 0

@@ -191,18 +191,23 @@ def test_a_glob_without_files_ends_the_agent_as_a_bad_configuration(
     assert "nothing/*.txt" in failure.message
 
 
-def test_a_pod_whose_volume_cannot_be_read_ends_before_it_is_warm(
+def test_a_pod_whose_volume_cannot_be_read_is_not_warm_before_it_can(
     start: StartAgent, text: Path, tmp_path: Path
 ) -> None:
     volume = tmp_path / "volume"
     _make_unreadable(volume)
     agent = start(make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT), checkpoints=volume)
 
-    assert agent.wait_for_exit() == ExitCode.CRASHED
-    failure = agent.report().failure
-    assert failure is not None
-    assert failure.reason == "CheckpointFailed"
-    assert f"the checkpoints in '{volume}' cannot be read" in failure.message
+    waits = agent.wait_for_status(lambda status: status.failure is not None)
+    volume.unlink()
+    warm = agent.wait_for_status(lambda status: status.state is AgentState.WARM)
+
+    assert waits.state is AgentState.STARTING
+    assert waits.failure is not None
+    assert waits.failure.reason == "CheckpointFailed"
+    assert f"the checkpoints in '{volume}' cannot be read" in waits.failure.message
+    assert warm.failure is None
+    assert warm.worker_failures == 0
 
 
 def test_a_worker_of_a_group_waits_for_a_volume_that_cannot_be_read(

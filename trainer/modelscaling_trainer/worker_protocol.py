@@ -33,8 +33,8 @@ class Prepare(Message):
     scratch: Path
     checkpoint_directory: Path | None
     is_newcomer: bool = False
-    """Whether its pod has been in no group yet: nobody is to wait for it where its volume cannot be
-    read. Else its group waits for the volume, and keeps what it holds."""
+    """Whether its pod has been in no group yet: it is not warm before its volume can be read, so
+    that nobody waits for it in a group. Else its group waits, and keeps what it holds."""
     mesh: Mesh | None = None
     """What it will probably train on; None where nobody knows."""
     stop_at_step: int | None = None

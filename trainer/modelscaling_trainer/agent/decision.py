@@ -144,7 +144,8 @@ def _give_up(facts: Facts, most_breaks: int | None) -> Decision | None:
         return None
     if facts.growth_rejection is not None:
         return Decision(failure=_describe_rejection(facts.growth_rejection))
-    if facts.breaks < most_breaks or facts.failure is None:
+    failed = max(facts.breaks, *(worker.failed_starts for worker in facts.workers))
+    if failed < most_breaks or facts.failure is None:
         return None
     return Decision(failure=facts.failure)
 

@@ -319,22 +319,24 @@ class Facts:
 
     def losing_worker(self, local_rank: int, failure: Failure, *, now: float) -> Facts:
         """Return the facts after a worker has ended or cannot go on. Another takes its place; the
-        agent ends where that is pointless.
+        agent ends where that is pointless. One that only waits for its volume has not failed.
         """
         worker = self.workers[local_rank]
         if worker.state is WorkerState.GONE:
             return self
         gone = worker.after_loss()
+        waits = worker.state is WorkerState.STARTING and failure.reason == CHECKPOINT_FAILED
         facts = replace(
             self,
             workers=self._workers_with(local_rank, gone),
-            worker_failures=self.worker_failures + 1,
+            worker_failures=self.worker_failures if waits else self.worker_failures + 1,
             # A lost group is what follows when a worker is gone, not the cause.
             failure=self.failure if self.is_failed else failure,
         )
         if worker.state is WorkerState.BUSY:
             facts = facts.breaking(worker.generation, worker.attempt, why=failure.message, now=now)
-        if failure.exit_code in FATAL or gone.failed_starts >= _MAX_FAILED_STARTS:
+        is_hopeless = gone.failed_starts >= _MAX_FAILED_STARTS and not waits
+        if failure.exit_code in FATAL or is_hopeless:
             return facts.failing(failure, deadline=now + FAILURE_GRACE_S)
         return facts
 
