@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +51,33 @@ def test_nothing_has_a_checkpoints_name_before_it_is_published(tmp_path: Path) -
 
     assert before == [".writing-step-00000100-3-a"]
     assert names_in(tmp_path) == ["step-00000100"]
+
+
+@pytest.mark.parametrize("its_next", ["part", "note"])
+def test_a_process_that_saves_another_step_by_now_is_not_waited_for(
+    tmp_path: Path, its_next: str
+) -> None:
+    first = make_attempt(tmp_path, ranks=3)
+    first.write([], NOTHING)
+    make_attempt(tmp_path, 2, ranks=3).write([], NOTHING)
+    for rank in (1, 2):
+        later = replace(make_attempt(tmp_path, rank, ranks=3), step=102)
+        if its_next == "part":
+            later.write([], NOTHING)
+        else:
+            later.report(CheckpointError("It cannot be written."))
+
+    with pytest.raises(GivenUpError, match="ranks 1 did not write their parts"):
+        wait(first, timeout_s=60)
+
+
+def test_another_group_that_saves_a_later_step_says_nothing_of_this_one(tmp_path: Path) -> None:
+    first = make_attempt(tmp_path)
+    first.write([], NOTHING)
+    replace(make_attempt(tmp_path, 1, token="b"), step=102).write([], NOTHING)
+    make_attempt(tmp_path, 1).write([], NOTHING)
+
+    wait(first)
 
 
 @pytest.mark.parametrize("is_given_up", [False, True], ids=["in time", "before it is given up"])

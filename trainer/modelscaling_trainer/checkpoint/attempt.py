@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from modelscaling_trainer.state import Counters
 
 _POLL_S = 0.02
+_PART = ".safetensors"
 _UNFINISHED = ".unfinished"
 _FAILED = ".failed"
 
@@ -102,8 +103,9 @@ class Attempt:
         """Wait until every process' part is there.
 
         Raises:
-            GivenUpError: some did not come in time, or before `give_up` was set, or a newer group
-                has removed what was there.
+            GivenUpError: some did not come in time, or before `give_up` was set; one could neither
+                write its part nor say so, and saves another step by now; or a newer group has
+                removed what was there.
             CheckpointError, DivergedError: a process could not write its part.
             OSError: the directory cannot be read.
         """
@@ -111,14 +113,17 @@ class Attempt:
         expected = {_part(rank): rank for rank in range(self.ranks)}
         while True:
             is_last_look = give_up.is_set() or time.monotonic() > deadline
+            # First: who has come to a later save had written this part by then, if it ever does.
+            later = self._parts_of_later_saves()
             with self._given_up_if_removed():
                 names = {path.name for path in self.path.iterdir()}
             self._raise_reported(names)
             missing = [rank for name, rank in expected.items() if name not in names]
             if not missing:
                 return
-            if is_last_look:
-                raise GivenUpError(_describe(missing))
+            gone = [rank for rank in missing if _part(rank) in later]
+            if gone or is_last_look:
+                raise GivenUpError(_describe(gone or missing))
             give_up.wait(_POLL_S)
 
     def publish(self, counters: Counters, model: TrainedModel, *, tokenizer: str | None) -> None:
@@ -172,6 +177,15 @@ class Attempt:
                 sync_directory(self.directory)
                 return
 
+    def _parts_of_later_saves(self) -> frozenset[str]:
+        """Return the names of the parts that the group's processes have begun of later steps."""
+        found: set[str] = set()
+        for path in self.directory.glob(f"{TEMPORARY}*-{self.generation}-{self.token}"):
+            if path.name > self.path.name:
+                with suppress(FileNotFoundError):  # a newer group removes it
+                    found.update(file.name.partition(".")[0] for file in path.iterdir())
+        return frozenset(f"{name}{_PART}" for name in found)
+
     def _raise_reported(self, names: set[str]) -> None:
         for name in sorted(name for name in names if name.endswith(_FAILED)):
             is_diverged, why = _read_note(self.path / name)
@@ -184,7 +198,7 @@ class Attempt:
 
 
 def _part(rank: int) -> str:
-    return f"part-{rank:05d}.safetensors"
+    return f"part-{rank:05d}{_PART}"
 
 
 def _read_note(path: Path) -> tuple[bool, str]:
