@@ -119,7 +119,9 @@ def _check_ledger(first: Result, second: Result, *, before: Mesh, after: Mesh) -
     downtime = resumption.resumed_time - resumption.stopped_time
     _log.info("%s to %s stopped training for %.3f s", before, after, downtime)
     assert 0 < downtime < second.seconds
-    assert {progress.resumption for progress in first.progress} == {None}
+    [beginning] = {progress.resumption for progress in first.progress}
+    assert beginning is not None
+    assert (beginning.source, beginning.step, beginning.generation) == ("Initial", 0, 1)
 
 
 @pytest.mark.parametrize(
