@@ -205,8 +205,11 @@ def make_group(
     generation: int,
     configuration: RunConfiguration,
     leaving: tuple[AgentProcess, ...] = (),
+    checkpoint_step: int | None = None,
 ) -> GroupAssignment:
-    """Return the assignment that puts these agents into one group, which others leave."""
+    """Return the assignment that puts these agents into one group, which others leave, of a run
+    that is known to have a checkpoint.
+    """
     return GroupAssignment(
         run_uid=RUN_UID,
         generation=generation,
@@ -214,6 +217,7 @@ def make_group(
         mesh=Mesh(dataReplicate=sum(agent.processes for agent in agents)),
         configuration=configuration,
         leaving=tuple(agent.member for agent in leaving),
+        checkpoint_step=checkpoint_step,
     )
 
 

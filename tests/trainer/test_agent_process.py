@@ -231,6 +231,38 @@ def test_a_worker_of_a_group_waits_for_a_volume_that_cannot_be_read(
     assert goes_on.worker_failures == 1
 
 
+def test_a_run_waits_for_its_checkpoint_and_goes_on_once_that_is_there(
+    start: StartAgent, text: Path, tmp_path: Path
+) -> None:
+    run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
+    saved, volume = tmp_path / "saved", tmp_path / "volume"
+    for directory in (saved, volume):
+        directory.mkdir()
+    before = start(run, checkpoints=saved)
+    warm_up(before)
+    form(before, generation=1, run=run)
+    before.wait_for_step(3)
+    assert before.request("POST", "/v1/stop", make_stop()).status == 202
+    before.wait_for_exit()
+    progress = before.report().progress
+    assert progress is not None
+
+    after = start(run, checkpoints=volume)
+    warm_up(after)
+    form(after, generation=2, run=run, checkpoint_step=progress.checkpoint_step)
+    waits = after.wait_for_status(lambda status: status.failure is not None)
+    volume.rmdir()
+    saved.rename(volume)
+    goes_on = after.wait_for_status(lambda status: status.progress is not None)
+
+    assert waits.state is AgentState.FORMING
+    assert waits.progress is None
+    assert waits.failure is not None
+    assert f"has a checkpoint of step {progress.step}" in waits.failure.message
+    assert goes_on.progress is not None
+    assert goes_on.progress.step > progress.step
+
+
 def _make_unreadable(path: Path) -> None:
     """Have nobody read a directory, not even root."""
     path.symlink_to(path)
