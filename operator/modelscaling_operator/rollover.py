@@ -51,8 +51,8 @@ def old_pods_stay(wish: Wish, seen: Observation, now: datetime) -> bool:
         return True
     # One that changes and has not trained since holds what it cannot save yet.
     is_changing = group.stopped_mesh is not None and not group.trained
-    is_changing = is_changing or owes_entry(group, now)
-    return is_changing or bool(group.broken) or len(roles.able) < wish.spec.replicas
+    awaits_more = bool(group.broken) or len(roles.able) < wish.spec.replicas
+    return is_changing or owes_entry(group, now) or awaits_more
 
 
 def waits_for_save(wish: Wish, seen: Observation) -> bool:
