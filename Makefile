@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
+# Without, each of the tests' processes would compile this tree's modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install cluster cluster-down demo demo-down unit test check format generate bench clean
 
@@ -29,7 +31,7 @@ demo-down: $(if $(KUBECONFIG),install,cluster-down) ## Remove what the demo made
 	$(if $(KUBECONFIG),$(BIN)/python -m demo down)
 
 unit: install ## Fast tests, without processes and without a cluster
-	$(BIN)/pytest -m "not process and not cluster"
+	$(BIN)/pytest -n 2 -m "not process and not cluster"
 
 test: ## Everything: checks, unit, process, chart and cluster tests; prints how long each took
 	tests/run

@@ -39,7 +39,8 @@ command -v uv >/dev/null || fail "uv is not on PATH; install it with 'pip instal
 
 export UV_PROJECT_ENVIRONMENT="$environment"
 if [ -n "$development" ]; then
-    uv sync --project "$root" --frozen --all-extras
+    # Processes by the hundred, and pods that may not write, import what is compiled here.
+    uv sync --project "$root" --frozen --all-extras --compile-bytecode
 else
     # uv takes a package of an earlier build from its cache as long as pyproject.toml is the same,
     # so our own is always built anew.
