@@ -109,7 +109,7 @@ def _watch(cluster: Cluster, started: float) -> Mapping[str, Any]:
     status: Mapping[str, Any] = {}
     changes = list(changes_of(_NAME))
     objects = cluster.watch(
-        "modelscaling", _NAME, f"--namespace={_NAMESPACE}", timeout_s=_DEADLINE_S
+        "modelscaling", f"--namespace={_NAMESPACE}", name=_NAME, timeout_s=_DEADLINE_S
     )
     for content in objects:
         status = content.get("status", {})

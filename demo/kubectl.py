@@ -64,9 +64,16 @@ class Cluster:
         content: dict[str, Any] = json.loads(text or "{}")
         return content
 
-    def watch(self, *arguments: str, timeout_s: float) -> Iterator[dict[str, Any]]:
-        """Yield a Kubernetes object as it is now and each time it changes, until the timeout."""
-        command = [self._path("kubectl"), "get", *arguments, "--watch", "--output=json"]
+    def watch(
+        self, kind: str, *arguments: str, timeout_s: float, name: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the Kubernetes objects of a kind, or the one of a name, as they are now and each
+        time that one changes, until the timeout.
+        """
+        # Not as `get KIND NAME`: that is silent about a change between its look and its watch.
+        only = [f"--field-selector=metadata.name={name}"] if name else []
+        command = [self._path("kubectl"), "get", kind, *only, *arguments, "--watch"]
+        command.append("--output=json")
         command.append(f"--request-timeout={timeout_s}s")
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=self._environment

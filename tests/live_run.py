@@ -48,9 +48,8 @@ class LiveRun:
 
     def statuses(self, *, timeout_s: float) -> Iterator[dict[str, Any]]:
         """Yield each status that is seen until the timeout."""
-        for body in self.cluster.watch(
-            "modelscaling", self.name, f"--namespace={self.namespace}", timeout_s=timeout_s
-        ):
+        here = f"--namespace={self.namespace}"
+        for body in self.cluster.watch("modelscaling", here, name=self.name, timeout_s=timeout_s):
             yield body.get("status", {})
 
     def wait_for(

@@ -10,23 +10,19 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from modelscaling.api.advice import Advice
-from modelscaling.api.base import ApiModel
-
-_Number = Annotated[str, Field(max_length=32)]
-"""A number as a decimal string: Kubernetes keeps no floats."""
-_PodUids = Annotated[
-    tuple[Annotated[str, Field(max_length=64)], ...],
-    Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-]
+from modelscaling.api.group_status import (
+    GroupStatus,
+    RejectedGrowthStatus,
+    RescaleRecord,
+    RestartStatus,
+)
+from modelscaling.api.status_base import MESSAGE_MAX_LENGTH, Number, StatusModel
 
 RESCALES_KEPT = 20
 """Entries of the ledger that stay; the oldest go first."""
-
-MESSAGE_MAX_LENGTH = 4096
-
 
 REJECTED_KEPT = 8
 """Meshes that a plan names as not taken."""
@@ -39,12 +35,6 @@ ACCEPTED_SPEC_MAX_LENGTH = 2**18
 
 ADVICE_KEPT = 8
 """Pieces of advice, one of each type."""
-
-
-class StatusModel(ApiModel):
-    """The base of the status' types; unknown fields of a newer version are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class RunState(StrEnum):
@@ -174,17 +164,17 @@ class ProgressStatus(StatusModel):
     """SampleDigest is a rolling digest of the sample numbers of every global batch so far; it is
     the same on every mesh."""
 
-    loss: _Number | None = None
+    loss: Number | None = None
     """Loss is the mean loss of the last step's global batch, in nats a token."""
 
-    validation_loss: _Number | None = None
+    validation_loss: Number | None = None
     """ValidationLoss is the last measured loss on the held-out samples, in nats a token."""
 
-    training_loss: _Number | None = None
+    training_loss: Number | None = None
     """TrainingLoss is what validationLoss compares with: the mean loss of the steps between the
     last validation and the one before, in nats a token."""
 
-    best_validation_loss: _Number | None = None
+    best_validation_loss: Number | None = None
     """BestValidationLoss is the lowest validation loss so far, in nats a token."""
 
     best_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
@@ -193,21 +183,21 @@ class ProgressStatus(StatusModel):
     epoch_tokens: Annotated[int, Field(ge=1, le=2**53)] | None = None
     """EpochTokens is the number of tokens in one pass over the data that is trained on."""
 
-    epochs: _Number | None = None
+    epochs: Number | None = None
     """Epochs is how many such passes are done."""
 
-    tokens_per_second: _Number | None = None
+    tokens_per_second: Number | None = None
     """TokensPerSecond is the throughput of the whole run over the last steps, in tokens a
     second."""
 
-    mfu_percent: _Number | None = None
+    mfu_percent: Number | None = None
     """MfuPercent is the model FLOPs utilisation with FLOPs as PaLM counts them, in percent."""
 
-    scaling_efficiency_percent: _Number | None = None
+    scaling_efficiency_percent: Number | None = None
     """ScalingEfficiencyPercent is the part of a step's time in which processes did not wait for
     each other, in percent; 100 is a run that scales without loss."""
 
-    goodput_percent: _Number | None = None
+    goodput_percent: Number | None = None
     """GoodputPercent is the time in useful steps over the wall time since the run's first group
     formed, in percent."""
 
@@ -237,7 +227,7 @@ class BestCheckpointStatus(StatusModel):
     step: Annotated[int, Field(ge=0, le=2**53)]
     """Step is the optimizer step that it was written after."""
 
-    validation_loss: _Number
+    validation_loss: Number
     """ValidationLoss is the loss on the held-out samples at that step, in nats a token."""
 
 
@@ -251,162 +241,6 @@ class InitFromStatus(StatusModel):
 
     uid: Annotated[str, Field(max_length=64)]
     """Uid is its metadata.uid."""
-
-
-class GroupStatus(StatusModel):
-    """Group is the newest decision who trains together. It is written before any agent is told,
-    so that its number only grows.
-    """
-
-    generation: Annotated[int, Field(ge=0, le=2**53)]
-    """Generation is the number of the decision; an agent turns lower ones away."""
-
-    digest: Annotated[str, Field(max_length=64)]
-    """Digest stands for members, mesh and settings; an equal one is the same group."""
-
-    members: Annotated[int, Field(ge=0, le=4096)]
-    """Members is the number of pods in the group."""
-
-    pods: _PodUids = ()
-    """Pods names the members by the UIDs of their pods, in the order of their ranks."""
-
-    leaving: _PodUids = ()
-    """Leaving names the pods that only meet the group to hand their part of the state over, by
-    their UIDs."""
-
-    replicas: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Replicas is the number of pods that the spec wished for when the group was decided; an
-    elastic run may have fewer."""
-
-    processes: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Processes is the number of worker processes in the group."""
-
-    mesh: Annotated[str, Field(max_length=128)]
-    """Mesh is the device mesh of the group in short."""
-
-    model: Annotated[str, Field(max_length=2048)] = ""
-    """Model is the model that the group trains, as JSON: its shape, and how it may grow. A change
-    of spec.model is held against it."""
-
-    cause: Annotated[str, Field(max_length=64)]
-    """Cause is the reason for which the group was formed, in one word."""
-
-    decided_time: datetime
-    """DecidedTime is when the group was decided."""
-
-    broken: Annotated[str, Field(max_length=64)] = ""
-    """Broken is why the group cannot stay as it is, in one word, once one of its pods was lost or
-    told to leave; it is the cause of the next group."""
-
-    stopped_time: datetime | None = None
-    """StoppedTime is when the group before was seen to be broken, or was replaced, if it trained;
-    downtime is counted from it where no process is left that knows better."""
-
-    stopped_mesh: Annotated[str, Field(max_length=128)] | None = None
-    """StoppedMesh is the mesh of the group before, if one trained."""
-
-    trained: bool = False
-    """Trained is true once the group has been seen to train."""
-
-    recorded_attempt: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """RecordedAttempt is the newest attempt of the group that the ledger knows; a group whose
-    workers die is formed again by its own pods, which is another attempt."""
-
-
-class RejectedGrowthStatus(StatusModel):
-    """RejectedGrowth is a growth that was taken back. The run keeps the model before until
-    spec.model changes.
-    """
-
-    model: Annotated[str, Field(max_length=2048)]
-    """Model is what was grown to, as group.model carries it."""
-
-    kept: Annotated[str, Field(max_length=2048)]
-    """Kept is what the run went back to, in the same form."""
-
-    loss_before: _Number
-    """LossBefore is the loss on the held-out samples before the growth, in nats a token."""
-
-    loss_after: _Number | None = None
-    """LossAfter is their loss right after it; absent where it was no number."""
-
-    allowed_rise: _Number
-    """AllowedRise is by how much it might be higher, in nats a token."""
-
-
-class RestartStatus(StatusModel):
-    """Restarts is how many pods and workers failed and were replaced; it decides the pause before
-    the next.
-    """
-
-    count: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Count is the number of failures over the whole run; above spec.maxRestarts the run fails."""
-
-    consecutive: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Consecutive is the number of attempts that failed since a step was last completed. A failed
-    pod is replaced at once after the first, then after 1, 2, 4 … seconds, at most 60; the run
-    fails at the sixth."""
-
-    generation: Annotated[int, Field(ge=0, le=2**53)] = 0
-    """Generation is the number of the group that failed last."""
-
-    attempt: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Attempt is which attempt of that group it was."""
-
-    step: Annotated[int, Field(ge=0, le=2**53)] = 0
-    """Step is the furthest step that was reached before the last failure."""
-
-    last_time: datetime | None = None
-    """LastTime is when the last failure was seen."""
-
-    message: Annotated[str, Field(max_length=MESSAGE_MAX_LENGTH)] = ""
-    """Message is the last failure in a sentence."""
-
-    counted: Annotated[
-        tuple[Annotated[str, Field(max_length=128)], ...],
-        Field(max_length=4096, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
-    ] = ()
-    """Counted names the failures still to be seen that need no counting any more, those beside a
-    group that went on among them: the UIDs of failed pods, UID#N for N workers of a pod that died,
-    and generation:N for a group that broke in living pods."""
-
-
-class RescaleRecord(StatusModel):
-    """One change of the group, with what it cost."""
-
-    time: datetime
-    """Time is when the new group's first step began."""
-
-    cause: Annotated[str, Field(max_length=64)]
-    """Cause is the reason of the change, in one word."""
-
-    from_: Annotated[str, Field(max_length=128, alias="from")]
-    """From is the mesh before."""
-
-    to: Annotated[str, Field(max_length=128)]
-    """To is the mesh after."""
-
-    downtime_seconds: _Number
-    """DowntimeSeconds is how long no step was computed: from the end of the old group's last step,
-    or from the moment at which a loss in the middle of one was noticed, to the beginning of the new
-    group's first."""
-
-    lost_steps: Annotated[int, Field(ge=0, le=2**53)]
-    """LostSteps is the number of steps that had to be done again."""
-
-    step: Annotated[int, Field(ge=0, le=2**53)] = 0
-    """Step is the number of steps done in the state that the new group went on with."""
-
-    source: Annotated[str, Field(max_length=32)] = ""
-    """Source is where that state came from: Memory, Snapshot, Checkpoint, or Initial: made anew."""
-
-    loss_before: _Number | None = None
-    """LossBefore is the loss of the last step before the change, in nats a token; where the model
-    grew, or went back from that, that of the held-out samples, if there are any."""
-
-    loss_after: _Number | None = None
-    """LossAfter is the loss of the first step after the change, in nats a token; where the model
-    grew, or went back from that, that of the held-out samples right after the growth."""
 
 
 class ModelScalingStatus(StatusModel):

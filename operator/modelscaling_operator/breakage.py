@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from modelscaling.api.status import GroupStatus
+    from modelscaling.api.group_status import GroupStatus
     from modelscaling_operator.observation import Observation, Pod
 
 START_LIMIT_S = 10

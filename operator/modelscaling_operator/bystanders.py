@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from modelscaling.api.status import GroupStatus
+    from modelscaling.api.group_status import GroupStatus
     from modelscaling_operator.observation import Observation, Pod
 
 RETRY_S = 60

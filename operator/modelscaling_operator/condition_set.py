@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import ConditionType, Reason
-from modelscaling.api.status import (
-    MESSAGE_MAX_LENGTH,
-    Condition,
-    ConditionStatus,
-    RunState,
-)
+from modelscaling.api.status import Condition, ConditionStatus, RunState
+from modelscaling.api.status_base import MESSAGE_MAX_LENGTH
 
 if TYPE_CHECKING:
     from datetime import datetime

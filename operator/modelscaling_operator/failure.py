@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from modelscaling.api.status import MESSAGE_MAX_LENGTH, RestartStatus
+from modelscaling.api.status_base import MESSAGE_MAX_LENGTH
 from modelscaling.exit_code import FATAL, ExitCode
 from modelscaling.protocol import AgentState
 from modelscaling_operator.bystanders import bystanders
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
+    from modelscaling.api.group_status import RestartStatus
     from modelscaling.protocol import Failure
     from modelscaling_operator.observation import Observation, Pod
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
-from modelscaling.api.status import GroupStatus
+from modelscaling.api.group_status import GroupStatus
 from modelscaling_operator.action import Assign
 from modelscaling_operator.breakage import (
     holders,

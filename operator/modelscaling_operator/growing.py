@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
-from modelscaling.api.status import RejectedGrowthStatus
+from modelscaling.api.group_status import RejectedGrowthStatus
 from modelscaling.api.validation import InvalidSpecError
 from modelscaling.configuration import Message
 from modelscaling.growth.mode import GrowthMode
@@ -25,7 +25,8 @@ from modelscaling_operator.wish import Rejection, Wish
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from modelscaling.api.status import GroupStatus, ModelScalingStatus
+    from modelscaling.api.group_status import GroupStatus
+    from modelscaling.api.status import ModelScalingStatus
     from modelscaling.configuration import RunConfiguration
     from modelscaling.protocol import GrowthRejection
     from modelscaling_operator.observation import Observation

@@ -6,14 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from modelscaling.api.conditions import Reason
-from modelscaling.api.status import (
-    RESCALES_KEPT,
-    GroupStatus,
-    ModelScalingStatus,
-    ProgressStatus,
-    RescaleRecord,
-    RestartStatus,
-)
+from modelscaling.api.group_status import GroupStatus, RescaleRecord, RestartStatus
+from modelscaling.api.status import RESCALES_KEPT, ModelScalingStatus, ProgressStatus
 from modelscaling.protocol import AgentState
 from modelscaling_operator.progress import decimal
 

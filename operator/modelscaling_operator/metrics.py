@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from modelscaling.api.conditions import Reason
 
 if TYPE_CHECKING:
-    from modelscaling.api.status import RescaleRecord
+    from modelscaling.api.group_status import RescaleRecord
     from modelscaling_operator.identity import RunIdentity
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)

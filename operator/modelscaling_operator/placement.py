@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
-    from modelscaling.api.status import GroupStatus
+    from modelscaling.api.group_status import GroupStatus
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation, Pod
     from modelscaling_operator.roles import Roles

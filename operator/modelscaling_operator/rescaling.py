@@ -15,7 +15,7 @@ from modelscaling_operator.running import Running, group_trains, waits_for
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from modelscaling.api.status import GroupStatus
+    from modelscaling.api.group_status import GroupStatus
     from modelscaling_operator.draft import Draft
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.roles import Roles

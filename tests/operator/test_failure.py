@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modelscaling.api.conditions import ConditionType, Reason
-from modelscaling.api.status import Condition, RestartStatus
+from modelscaling.api.group_status import RestartStatus
 from modelscaling.protocol import AgentState
 from modelscaling_operator.failure import count_failures, failure_while_forming, retry_time
 from tests.operator.runs import trained_world
 from tests.operator.world import BEGIN, World, make_failure
+
+if TYPE_CHECKING:
+    from modelscaling.api.status import Condition
 
 
 def counted(world: World) -> RestartStatus:

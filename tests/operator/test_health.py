@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest_asyncio
 
-from modelscaling.api.status import RescaleRecord
+from modelscaling.api.group_status import RescaleRecord
 from modelscaling_operator.health import HealthServer, Vitals
 from modelscaling_operator.metrics import Metrics
 from tests.operator.world import BEGIN, RUN

@@ -5,13 +5,8 @@ from typing import Any
 
 import pytest
 
-from modelscaling.api.status import (
-    GroupStatus,
-    ModelScalingStatus,
-    ProgressStatus,
-    RescaleRecord,
-    RestartStatus,
-)
+from modelscaling.api.group_status import GroupStatus, RescaleRecord, RestartStatus
+from modelscaling.api.status import ModelScalingStatus, ProgressStatus
 from modelscaling.protocol import AgentState, AgentStatus, Resumption, StateSource
 from modelscaling_operator.ledger import record_training
 from modelscaling_operator.observation import Observation

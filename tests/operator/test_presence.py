@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from modelscaling.api.status import GroupStatus, ModelScalingStatus
+from modelscaling.api.group_status import GroupStatus
+from modelscaling.api.status import ModelScalingStatus
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.observation import Observation, Pod, PodPhase, Silence
 from modelscaling_operator.presence import HICCUP_S, KUBELET_S, UNWITNESSED_S, Presence, presences

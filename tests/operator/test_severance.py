@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from modelscaling.api.conditions import ConditionType, Reason
-from modelscaling.api.status import GroupStatus, ModelScalingStatus, RunState
+from modelscaling.api.group_status import GroupStatus
+from modelscaling.api.status import ModelScalingStatus, RunState
 from modelscaling.protocol import AgentState, AgentStatus
 from modelscaling_operator.action import CreatePods, DeletePod
 from modelscaling_operator.announcement import announcements
