@@ -53,7 +53,7 @@ class LiveRun:
             yield body.get("status", {})
 
     def wait_for(
-        self, holds: Callable[[dict[str, Any]], bool], *, timeout_s: float = 120
+        self, holds: Callable[[dict[str, Any]], object], *, timeout_s: float = 120
     ) -> dict[str, Any]:
         """Return the status once something holds of it; fail with the last one."""
         status: dict[str, Any] = {}
