@@ -1,9 +1,10 @@
 """From the start of a process to its first step done, and the most memory that it takes.
 
-Ours is the command `modelscaling train`, so an agent and its worker, which are two processes; the
-peer is the smallest script that does the same step, `python -m bench.hugging_face`. Both are
-started anew in each turn. Memory is the peak resident size of every process below the command,
-added up, read from /proc after the third step.
+Ours is the command `modelscaling train`: an agent, its zygote and the worker that this has forked;
+the peer is the smallest script that does the same step, `python -m bench.hugging_face`. Both are
+started anew in each turn. Memory is the peak of every process of the command, added up, read from
+/proc after the third step; a page that several of them hold, as a worker and its zygote do, counts
+once.
 """
 
 from __future__ import annotations
@@ -116,6 +117,12 @@ def _family(pid: int) -> list[int]:
 
 
 def _peak_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(peak) * 1024
+    """Return a process' proportional share of what it holds, and by how much more it once held."""
+    now = _sizes(pid, "smaps_rollup")
+    return now["Pss"] + _sizes(pid, "status")["VmHWM"] - now["Rss"]
+
+
+def _sizes(pid: int, file: str) -> Mapping[str, int]:
+    """Return all sizes in a file of /proc about a process, bytes."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/{file}").read_text().splitlines()]
+    return {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
