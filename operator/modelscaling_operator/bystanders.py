@@ -1,8 +1,9 @@
 """Pods beside a group that goes on: newcomers, which an edit or a rescale asks for, and spares.
 
 The group trains without them, so what becomes of them is no failure of the run: a template with
-too little memory must not end a run that trains on in the pods before it. One that fails holds its
-place for a while before the next is tried in it; until then its log can be read.
+too little memory must not end a run that trains on in the pods before it, or could once the edit
+is taken back. One that fails holds its place for a while before the next is tried in it; until then
+its log can be read.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ def goes_on(group: GroupStatus | None) -> bool:
 
 
 def bystanders(seen: Observation) -> frozenset[str]:
-    """Return the pods, by UID, that the present group goes on without and that were in none."""
+    """Return the pods, by UID, that the present group goes on without and that were in none; where
+    it does not go on, those of an edit that could be taken back: its own pods are still there.
+    """
     group = seen.status.group
-    if group is None or not goes_on(group):
+    if group is None or not group.pods:
         return frozenset()
-    return frozenset(
-        pod.uid for pod in seen.outsiders if not _may_have_been_a_member(pod, group, seen)
-    )
+    others = seen.outsiders
+    if group.broken:
+        told = (*seen.members, *seen.leavers)
+        before = {pod.revision for pod in told if pod and pod.live}
+        others = tuple(pod for pod in others if before and pod.revision not in before)
+    return frozenset(pod.uid for pod in others if not _may_have_been_a_member(pod, group, seen))
 
 
 def next_try_time(pod: Pod) -> datetime:
@@ -52,5 +58,7 @@ def _may_have_been_a_member(pod: Pod, group: GroupStatus, seen: Observation) -> 
         return agent.generation > 0
     if pod.exit is not None and pod.exit.report is not None:
         return pod.exit.report.generation > 0
+    if pod.exit is not None and pod.exit.code < 0:
+        return False  # its node refused it: it never ran
     # Nothing is left that could tell, but when it was made.
     return pod.created < group.decided_time

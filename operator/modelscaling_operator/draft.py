@@ -67,7 +67,7 @@ class Draft:
                 "observed_generation": seen.generation,
                 "selector": seen.run.selector,
                 **_counts(wish, seen),
-                "progress": progress_status(progress, now) if progress else known,
+                "progress": progress_status(progress, known, now) if progress else known,
                 "restarts": count_failures(seen, now, step=step),
                 **(_sizes(wish) if isinstance(wish, Wish) else {}),
             }

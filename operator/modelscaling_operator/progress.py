@@ -34,8 +34,13 @@ def newest_progress(seen: Observation) -> Progress | None:
     return None
 
 
-def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
-    """Return progress as the status carries it: numbers with fractions as decimal strings."""
+def progress_status(
+    progress: Progress, known: ProgressStatus | None, now: datetime
+) -> ProgressStatus:
+    """Return progress as the status carries it: numbers with fractions as decimal strings. A
+    checkpoint that was known stays so where the group has none, on another volume or none: a group
+    that has lost its memory is not to begin the run anew.
+    """
     validations, epochs = progress.validations, progress.epochs
     best, last = validations.best, validations.recent[-1] if validations.recent else None
     return ProgressStatus(
@@ -55,7 +60,11 @@ def progress_status(progress: Progress, now: datetime) -> ProgressStatus:
         mfu_percent=decimal(progress.mfu_ratio, 1, scale=100),
         scaling_efficiency_percent=decimal(progress.scaling_efficiency_ratio, 1, scale=100),
         goodput_percent=decimal(progress.goodput_ratio, 1, scale=100),
-        checkpoint_step=progress.checkpoint_step,
+        checkpoint_step=(
+            known.checkpoint_step
+            if known is not None and progress.checkpoint_step is None
+            else progress.checkpoint_step
+        ),
         checkpoint_failure=(
             progress.checkpoint_failure[:CHECKPOINT_FAILURE_MAX_LENGTH]
             if progress.checkpoint_failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState
 from modelscaling_operator.action import CreatePods
 from modelscaling_operator.announcement import announcements
-from modelscaling_operator.observation import PodPhase
+from modelscaling_operator.observation import Obstacle, PodPhase
 from tests.operator.runs import CHECKPOINT, condition, state, trained_world
 from tests.operator.world import RUN, World, make_failure
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from modelscaling_operator.announcement import Announcement
 
 OTHER_IMAGE = {"spec": {"containers": [{"name": "trainer", "image": "trainer:2"}]}}
+OBSTACLE = Obstacle(reason=Reason.POD_CANNOT_START, message="0/3 nodes are available")
 MINUTES_S = 300
 TRY_S = 60
 _LONG = 10_000
@@ -227,11 +229,54 @@ def test_what_failed_beside_the_group_is_not_held_against_the_run_once_that_brea
 
     world.vanish(1)
     world.tick(act=False)  # they are still there when the group is known to be broken
-    for _ in range(15):
+    for _ in range(TRY_S + 15):
         world.tick()
 
     assert state(world) is RunState.RUNNING
     assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
+    assert world.status.restarts.count == 0
+
+
+@FAILURES
+def test_the_edit_of_a_run_that_lost_a_pod_may_fail_again_and_again_and_be_taken_back(
+    code: ExitCode,
+) -> None:
+    world = long_run(maxRestarts=0)
+    edit(world, maxRestarts=0, template=OTHER_IMAGE)
+    world.tick()
+    world.lose_node(1)
+    pass_minutes(world, code)
+    running = condition(world, ConditionType.RUNNING)
+
+    assert running.reason == Reason.NEWCOMER_FAILED
+    assert world.status.restarts.count == 0
+
+    edit(world, maxRestarts=0)
+    for _ in range(8):
+        world.tick()
+
+    assert state(world) is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:1"}
+    completes(world)
+
+
+def test_a_pod_that_its_node_refuses_was_no_member_however_old_it_is() -> None:
+    elastic = {"minReplicas": 1}
+    world = long_run(maxRestarts=0, elastic=elastic)
+    edit(world, maxRestarts=0, elastic=elastic, replicas=4)
+    world.tick()
+    newcomer = world.pods["tiny-2"]
+    world.pods["tiny-2"] = replace(newcomer, phase=PodPhase.PENDING, obstacle=OBSTACLE)
+    world.lose_node(1)
+    world.tick()
+    world.tick()
+    assert world.status.group is not None
+    assert newcomer.created < world.status.group.decided_time
+
+    world.end(newcomer, -1)
+    world.tick()
+
+    assert world.pods["tiny-2"].phase is PodPhase.FAILED
     assert world.status.restarts.count == 0
 
 

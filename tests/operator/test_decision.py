@@ -125,6 +125,26 @@ def test_a_run_that_goes_on_is_told_which_checkpoint_it_must_find() -> None:
     assert assigned.checkpoint_step == saved > 0
 
 
+def test_a_run_that_cannot_save_where_it_has_moved_to_still_knows_its_checkpoint() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    world.run_until_quiet()
+    saved = world.step
+    world.edit(replicas=2, checkpoint=CHECKPOINT)
+    for _ in range(10):
+        world.tick()
+    world.group.saved, world.group.checkpoint_failure = 0, "No space left on device"
+    world.edit(replicas=2, checkpoint=OTHER_VOLUME)
+    for _ in range(15):
+        world.tick()
+    assert [record.cause for record in world.status.rescales] == ["TemplateChanged"]
+
+    for pod in list(world.pods.values()):
+        world.vanish(pod.index)
+
+    assert next_assignment(world).checkpoint_step == saved > 0
+
+
 def test_a_suspended_run_says_which_steps_it_has_not_saved() -> None:
     world = trained_world(replicas=2)
     world.room = 1

@@ -16,7 +16,7 @@ def test_numbers_with_fractions_are_told_as_decimals() -> None:
         100, loss=1.23456, tokens_per_second=512.4, mfu_ratio=0.4567, goodput_ratio=0.9876
     )
 
-    status = progress_status(progress, BEGIN)
+    status = progress_status(progress, None, BEGIN)
 
     assert (status.loss, status.tokens_per_second) == ("1.2346", "512")
     assert (status.mfu_percent, status.goodput_percent) == ("45.7", "98.8")
@@ -25,14 +25,16 @@ def test_numbers_with_fractions_are_told_as_decimals() -> None:
 def test_the_end_is_estimated_from_the_throughput() -> None:
     progress = make_progress(100, tokens_per_second=512.0)
 
-    status = progress_status(progress, BEGIN)
+    status = progress_status(progress, None, BEGIN)
 
     assert status.estimated_completion_time == BEGIN + timedelta(seconds=25)
 
 
 def test_why_no_checkpoint_could_be_written_is_told_in_the_length_that_there_is() -> None:
-    failing = progress_status(make_progress(1, checkpoint_failure="No space left. " * 100), BEGIN)
-    fine = progress_status(make_progress(1), BEGIN)
+    failing = progress_status(
+        make_progress(1, checkpoint_failure="No space left. " * 100), None, BEGIN
+    )
+    fine = progress_status(make_progress(1), None, BEGIN)
 
     assert failing.checkpoint_failure is not None
     assert len(failing.checkpoint_failure) == 1024
@@ -50,7 +52,7 @@ def test_why_no_checkpoint_could_be_written_is_told_in_the_length_that_there_is(
 def test_which_steps_are_not_saved_is_told_where_the_last_save_failed(
     progress: dict[str, Any], words: str
 ) -> None:
-    told = describe_unsaved(progress_status(make_progress(50, **progress), BEGIN))
+    told = describe_unsaved(progress_status(make_progress(50, **progress), None, BEGIN))
 
     assert told.startswith(words)
     assert bool(told) is bool(words)

@@ -23,6 +23,7 @@ from tests.trainer.facts_builders import (
     carry_out,
     following,
     hear,
+    lose,
     lost,
     progress,
     store,
@@ -145,20 +146,16 @@ def test_the_store_of_an_older_group_is_not_taken_for_the_new_one() -> None:
     assert hear(facts, StoreOpened(generation=2, attempt=1, port=4242)).store_port == 4242
 
 
-@pytest.mark.parametrize(
-    ("event", "has_trained"),
-    [
-        pytest.param(PhaseBegan(generation=1, attempt=1, phase="Loading"), False, id="loading"),
-        pytest.param(
-            FiguresTaken(generation=1, attempt=1, figures=FIGURES), True, id="a step on any rank"
-        ),
-        pytest.param(progress(step=7), True, id="a step on rank 0"),
-    ],
-)
-def test_a_worker_holds_unsaved_steps_once_it_has_made_one(
-    event: Event, *, has_trained: bool
-) -> None:
-    assert hear(training(), event).workers[0].has_trained is has_trained
+def test_a_worker_may_hold_unsaved_steps_from_the_moment_at_which_it_has_taken_them_over() -> None:
+    facts = carry_out(warm().obeying(make_placement(1, 1), deadline=DEADLINE))
+    held = []
+    for phase in ("Forming", "Loading", "Training", "Saving"):
+        facts = hear(facts, PhaseBegan(generation=1, attempt=1, phase=phase))
+        held.append(facts.workers[0].has_trained)
+
+    assert held == [False, False, True, True]
+    assert hear(facts, lost()).workers[0].has_trained
+    assert not lose(facts).workers[0].has_trained
 
 
 # Back-off

@@ -18,6 +18,7 @@ from modelscaling_trainer.worker_protocol import (
     GroupLost,
     PhaseBegan,
 )
+from tests.trainer.agent_builders import make_placement
 from tests.trainer.facts_builders import (
     DEADLINE,
     FIGURES,
@@ -29,6 +30,7 @@ from tests.trainer.facts_builders import (
     lost,
     progress,
     training,
+    warm,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +70,13 @@ def test_a_group_that_could_not_save_meets_again_and_is_asked_to_once_it_trains(
 
     assert asked(trains) == {Request.STOP}
     assert decide(trains, NOW).exit_code is None
+
+
+def test_what_was_taken_over_is_saved_also_where_no_step_was_done_since() -> None:
+    facts = stopping(training())
+
+    assert asked(facts) == {Request.STOP}
+    assert decide(facts, NOW).exit_code is None
 
 
 def test_an_agent_whose_group_could_save_at_last_ends_without_a_failure() -> None:
@@ -117,10 +126,12 @@ def test_the_other_pods_ask_the_first_one_where_the_group_meets_again() -> None:
         pytest.param(lose(unsaved()), id="the worker that held it has died"),
         pytest.param(
             hear(
-                training().stopping(StopMode.SUSPEND, generation=1, deadline=DEADLINE),
+                carry_out(warm().obeying(make_placement(1, 1), deadline=DEADLINE)).stopping(
+                    StopMode.SUSPEND, generation=1, deadline=DEADLINE
+                ),
                 full(),
             ),
-            id="no step was done",
+            id="it has never trained",
         ),
         pytest.param(
             unsaved().giving_up(generation=1, message="the others have gone on"),

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import Failure, StopMode
-from modelscaling_trainer.agent.facts import FORMING_PHASES
-from modelscaling_trainer.agent.worker_facts import WorkerState
+from modelscaling_trainer.agent.worker_facts import FORMING_PHASES, WorkerState
 from modelscaling_trainer.request import Outcome, Request
 from modelscaling_trainer.worker_protocol import Abandon, Ask, Join
 

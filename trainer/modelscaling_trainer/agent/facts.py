@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from modelscaling.exit_code import FATAL, ExitCode
 from modelscaling.protocol import AgentState, Failure
 from modelscaling_trainer.agent.back_off import back_off_s
-from modelscaling_trainer.agent.worker_facts import WorkerFacts, WorkerState
+from modelscaling_trainer.agent.worker_facts import FORMING_PHASES, WorkerFacts, WorkerState
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
     CHECKPOINT_FAILED,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 FAILURE_GRACE_S = 5.0
 """From a failure that ends the agent until workers that are still saving are killed."""
-FORMING_PHASES = frozenset({None, "Forming", "Loading"})
 _MAX_FAILED_STARTS = 3
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from modelscaling_trainer.agent.facts import FORMING_PHASES
+from modelscaling_trainer.agent.worker_facts import FORMING_PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

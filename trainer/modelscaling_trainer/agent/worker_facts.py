@@ -16,14 +16,12 @@ from modelscaling_trainer.worker_protocol import (
     Alive,
     Ask,
     DataOpened,
-    FiguresTaken,
     GroupEnded,
     GroupLost,
     GrowthRejected,
     Join,
     PhaseBegan,
     Prepare,
-    ProgressMade,
     Warm,
     WorkerFailed,
 )
@@ -32,6 +30,10 @@ if TYPE_CHECKING:
     from modelscaling_trainer.agent.placement import Placement
     from modelscaling_trainer.request import Outcome, Request
     from modelscaling_trainer.worker_protocol import Command, Event
+
+
+FORMING_PHASES = frozenset({None, "Forming", "Loading"})
+"""What a worker does in a group before it has taken over what that goes on with."""
 
 
 class WorkerState(StrEnum):
@@ -63,7 +65,7 @@ class WorkerFacts:
     outcome: Outcome | None = None
     """How that group ended, if it ended well."""
     has_trained: bool = False
-    """Whether it may hold steps that are saved nowhere."""
+    """Whether it may hold steps that are saved nowhere, its own or what it has taken over."""
     broken_because: str | None = None
     """Why the group that it is in cannot go on; None as far as is known."""
     is_abandoning: bool = False
@@ -122,9 +124,8 @@ class WorkerFacts:
             case Warm():
                 return replace(self, state=WorkerState.IDLE, failed_starts=0)
             case PhaseBegan(phase=phase):
-                return replace(self, phase=phase)
-            case ProgressMade() | FiguresTaken():
-                return replace(self, has_trained=True)
+                has_trained = self.has_trained or phase not in FORMING_PHASES
+                return replace(self, phase=phase, has_trained=has_trained)
             case GroupEnded(outcome=outcome):
                 return replace(self._idle(), outcome=outcome)
             case GroupLost() | GrowthRejected():
