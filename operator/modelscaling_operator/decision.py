@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from modelscaling_operator.wish import Wish
 
 _MEETS_WITHIN_S = 60
-"""Seconds in which a group that takes the state over is awaited before it is told to save."""
+"""Seconds in which a group that takes the state over, or meets again, is awaited before it is told
+to save."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
         return draft.finish()
     unsaved = describe_unsaved(draft.status.progress)
     draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence + unsaved)
-    if _moves_state(draft):
+    if _moves_state(draft) or _meets_again(draft):
         return draft.finish([tell_again(wish, draft.seen)], requeue_s=1)
     actions = wind_down(
         draft.seen,
@@ -176,6 +177,20 @@ def _moves_state(draft: Draft) -> bool:
         return False
     is_new = draft.now < group.decided_time + timedelta(seconds=_MEETS_WITHIN_S)
     return is_new and all(pod is not None and pod.live for pod in seen.members)
+
+
+def _meets_again(draft: Draft) -> bool:
+    """Whether a group that has trained is about to do so again, as one of its workers has died:
+    told to stop by now, its members would end with what they hold.
+    """
+    group, seen, now = draft.status.group, draft.seen, draft.now
+    if group is None or not group.trained or group.broken or group_trains(seen, now):
+        return False
+    agents = [seen.agent(pod) if pod and pod.live else None for pod in seen.members]
+    meets = {AgentState.STARTING, AgentState.FORMING, AgentState.WARM, AgentState.TRAINING}
+    since = draft.conditions.since(ConditionType.RUNNING)
+    is_new = now < since + timedelta(seconds=_MEETS_WITHIN_S)
+    return is_new and all(agent is not None and agent.state in meets for agent in agents)
 
 
 def _replace_template(draft: Draft, wish: Wish) -> Decision:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LOSSES = frozenset({Reason.GROUP_BROKE.value, Reason.NODE_LOST.value, Reason.PODS_SEVERED.value})
 """Causes that nobody planned."""
+_MEETS_AGAIN_WITHIN_S = 60
+"""Seconds in which a group that has stopped training is thought to train again by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ def form_group(question: Question) -> Formation:
     if group is not None and is_coming_to_its_end(seen, now):
         return Formation(group=group)
     pods = _choose(question)
-    if pods is None or _has_just_begun(question) or waits_for_save(question.wish, seen):
+    if pods is None or _has_just_begun(question) or _waits_for_save(question):
         return _keep(question)
     wished = assignment(question.wish, seen, pods)
     if wished is None or (group and not _must_change(question) and wished.digest() == group.digest):
@@ -129,6 +131,16 @@ def _has_just_begun(question: Question) -> bool:
     if not group.trained and not outdated_members(question.wish, question.seen):
         return False
     return owes_entry(group, question.now)
+
+
+def _waits_for_save(question: Question) -> bool:
+    """Whether pods of another template are kept back until a save succeeds: only a group that
+    trains, or comes to again soon, will make one.
+    """
+    is_over = question.now >= question.stopped_time + timedelta(seconds=_MEETS_AGAIN_WITHIN_S)
+    if is_over or _must_change(question):
+        return False
+    return waits_for_save(question.wish, question.seen)
 
 
 def _choose(question: Question) -> tuple[Pod, ...] | None:

@@ -62,6 +62,8 @@ class LittleGroup:
     """The number of layers that growth to is taken back."""
     checkpoint_failure: str | None = None
     """Why no checkpoint can be written."""
+    barred: set[int] = field(default_factory=set)
+    """Numbers of the groups that meet and cannot read what they are to go on with."""
     losses: int = 0
     """How many times steps had to be done again."""
     handed_over: set[int] = field(default_factory=set)
@@ -79,7 +81,7 @@ class LittleGroup:
             leavers: list[LittleAgent] | None = []
             if assignment.generation not in self.handed_over:
                 leavers = _met(assignment.leaving, assignment, heard)
-            if members is None or leavers is None:
+            if members is None or leavers is None or assignment.generation in self.barred:
                 continue
             trained += 1
             assert trained == 1, "two groups train at a time"

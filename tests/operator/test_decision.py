@@ -159,6 +159,33 @@ def test_a_suspended_run_says_which_steps_it_has_not_saved() -> None:
     )
 
 
+def test_a_group_that_meets_again_saves_what_it_holds_once_it_trains() -> None:
+    world = trained_world()
+    world.crash_worker(0)
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    step = world.step
+    world.run_until_quiet()
+
+    assert world.group.saved >= step
+    assert not world.pods
+    assert condition(world, ConditionType.SUSPENDED).message == "spec.suspend is true."
+
+
+def test_a_group_that_does_not_come_to_meet_again_is_suspended_all_the_same() -> None:
+    world = trained_world()
+    assert world.status.group is not None
+    world.group.barred.add(world.status.group.generation)
+    world.crash_worker(0)
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    for _ in range(50):
+        world.tick()
+    assert len(world.pods) == 2
+
+    for _ in range(20):
+        world.tick()
+    assert not world.pods
+
+
 def test_a_group_that_takes_the_state_over_saves_it_once_it_trains() -> None:
     world = trained_world(checkpoint=None)
     world.edit(replicas=2, checkpoint=CHECKPOINT)

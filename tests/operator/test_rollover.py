@@ -220,6 +220,28 @@ def test_while_saves_fail_the_old_pods_train_on_and_it_is_said_what_they_wait_fo
     finished_rollover(world)
 
 
+def test_no_save_is_awaited_of_a_group_that_does_not_come_to_train_again() -> None:
+    world = trained_world()
+    world.group.checkpoint_failure = "Input/output error"
+    world.tick()
+    group = world.status.group
+    assert group is not None
+    world.group.barred.add(group.generation)
+    world.crash_worker(0)
+    edit(world, template=OTHER_IMAGE)
+    for _ in range(50):
+        world.tick()
+
+    assert world.status.group is not None
+    assert world.status.group.generation == group.generation
+
+    for _ in range(20):
+        world.tick()
+
+    assert state(world) is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
+
+
 def test_a_volume_that_cannot_be_written_is_left_for_another_by_way_of_memory() -> None:
     world = trained_world()
     world.group.checkpoint_failure = "No space left on device"
