@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from modelscaling_trainer.agent.decision import decide
 from modelscaling_trainer.agent.worker_facts import WorkerState
 from modelscaling_trainer.request import Outcome
 from modelscaling_trainer.worker_protocol import (
     FiguresTaken,
     GroupEnded,
+    Join,
     PhaseBegan,
+    ProgressMade,
     StoreOpened,
 )
 from tests.trainer.agent_builders import make_placement, make_progress
@@ -156,6 +159,24 @@ def test_a_worker_may_hold_unsaved_steps_from_the_moment_at_which_it_has_taken_t
     assert held == [False, False, True, True]
     assert hear(facts, lost()).workers[0].has_trained
     assert not lose(facts).workers[0].has_trained
+
+
+@pytest.mark.parametrize(
+    ("decided", "since", "known"), [(None, None, None), (None, 6, 6), (4, None, 4), (4, 6, 6)]
+)
+def test_the_next_attempt_knows_of_the_checkpoints_since_the_group_was_decided(
+    decided: int | None, since: int | None, known: int | None
+) -> None:
+    placement = make_placement(1, 1)
+    told = placement.assignment.model_copy(update={"checkpoint_step": decided})
+    facts = warm().obeying(replace(placement, assignment=told), deadline=DEADLINE)
+    saved = make_progress(7, checkpoint_step=since)
+    facts = hear(carry_out(facts), ProgressMade(generation=1, attempt=1, progress=saved))
+    facts = hear(facts, lost())
+    (joined,) = (command for _, command in decide(facts, NOW).commands)
+
+    assert isinstance(joined, Join)
+    assert (joined.attempt, joined.checkpoint_step) == (2, known)
 
 
 # Back-off

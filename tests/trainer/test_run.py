@@ -272,6 +272,17 @@ def test_a_run_whose_checkpoints_are_elsewhere_does_not_begin_anew(
     assert result.progress == []
 
 
+def test_what_one_rank_alone_knows_of_a_checkpoint_keeps_all_from_beginning_anew(
+    text: Path, tmp_path: Path, start_workers: Start
+) -> None:
+    workers = start_workers(2, make_run(text), checkpoint_directory=tmp_path / "empty")
+    mesh = Mesh(dataReplicate=2)
+    port = workers[0].train(rank=0, mesh=mesh, port=None, checkpoint_step=5)
+    workers[1].train(rank=1, mesh=mesh, port=port)
+
+    assert [result.error for result in results(workers)] == ["CheckpointError"] * 2
+
+
 def test_killed_at_any_moment_of_saving_there_is_always_a_whole_checkpoint(
     text: Path, tmp_path: Path, start_workers: Start
 ) -> None:

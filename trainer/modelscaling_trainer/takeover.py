@@ -129,7 +129,7 @@ def take_over(
             decision = Initialise()  # nothing was trained that could be lost
         _log.info("state of the group: %s", decision)
         if isinstance(decision, Initialise):
-            _refuse_to_pass_over(group.checkpoint_step, directory)
+            _refuse_to_pass_over(max(offer["known_step"] for offer in offers), directory)
         is_first = isinstance(decision, Initialise) and place is not None
         transfer = open_transfer(identity.configuration) if is_first else None
         becoming = become(identity.configuration, decision, transfer)
@@ -166,13 +166,13 @@ def take_over(
         )
 
 
-def _refuse_to_pass_over(step: int | None, directory: Path | None) -> None:
-    """Refuse to begin a run anew that has a checkpoint, wherever that is.
+def _refuse_to_pass_over(step: int, directory: Path | None) -> None:
+    """Refuse to begin a run anew that has a checkpoint, wherever that is; NOTHING stands for none.
 
     Raises:
         CheckpointError: it has one.
     """
-    if step is None:
+    if step == NOTHING:
         return
     where = "no volume is mounted" if directory is None else f"{directory} has none that is whole"
     raise CheckpointError(
@@ -250,6 +250,8 @@ def _offer(
             checkpoint_step=seen.step,
             checkpoint_model=seen.model,
         ),
+        # Rank 0 may know of a newer one than its group was told of when it was decided.
+        "known_step": NOTHING if group.checkpoint_step is None else group.checkpoint_step,
         "claim": seen.claim,
         "counters": [part.counters for part in held],
         "trained": history.trained,

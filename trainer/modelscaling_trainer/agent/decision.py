@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from modelscaling.mesh import Mesh
-    from modelscaling.protocol import GrowthRejection
+    from modelscaling.protocol import GroupAssignment, GrowthRejection
     from modelscaling_trainer.agent.facts import Facts
     from modelscaling_trainer.agent.worker_facts import WorkerFacts
     from modelscaling_trainer.worker_protocol import Command
@@ -268,6 +268,15 @@ def _joining(facts: Facts) -> Iterator[tuple[int, Command]]:
                 store_host=placement.leader.address,
                 store_port=facts.store_port if rank else None,
                 configuration=placement.assignment.configuration,
-                checkpoint_step=placement.assignment.checkpoint_step,
+                checkpoint_step=_known_checkpoint(facts, placement.assignment),
             ),
         )
+
+
+def _known_checkpoint(facts: Facts, assignment: GroupAssignment) -> int | None:
+    """Return the newest checkpoint that the run is known to have: when the group was decided, or
+    since, as rank 0 has said, if that is here.
+    """
+    since = facts.progress.checkpoint_step if facts.progress else None
+    known = [step for step in (assignment.checkpoint_step, since) if step is not None]
+    return max(known, default=None)
