@@ -202,7 +202,8 @@ class ProgressStatus(StatusModel):
     formed, in percent."""
 
     checkpoint_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    """CheckpointStep is the step of the newest complete checkpoint; a failure goes back to it."""
+    """CheckpointStep is the step of the newest complete checkpoint that is known, be it on a volume
+    before the present one; a failure goes back to it, and never begins the run again."""
 
     checkpoint_failure: Annotated[str, Field(max_length=CHECKPOINT_FAILURE_MAX_LENGTH)] | None = (
         None

@@ -25,7 +25,7 @@ from modelscaling_operator.ending import (
     keep_after_end,
 )
 from modelscaling_operator.failure import fatal_failure, retry_time
-from modelscaling_operator.group import Question, form_group, tell_again
+from modelscaling_operator.group import MEETS_WITHIN_S, Question, form_group, tell_again
 from modelscaling_operator.ledger import owes_entry
 from modelscaling_operator.placement import (
     leaving_pods,
@@ -52,10 +52,6 @@ if TYPE_CHECKING:
     from modelscaling_operator.action import Action
     from modelscaling_operator.observation import Observation
     from modelscaling_operator.wish import Wish
-
-_MEETS_WITHIN_S = 60
-"""Seconds in which a group that takes the state over, or meets again, is awaited before it is told
-to save."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +171,7 @@ def _moves_state(draft: Draft) -> bool:
     group, seen = draft.status.group, draft.seen
     if group is None or group.trained or group.broken or group.stopped_mesh is None:
         return False
-    is_new = draft.now < group.decided_time + timedelta(seconds=_MEETS_WITHIN_S)
+    is_new = draft.now < group.decided_time + timedelta(seconds=MEETS_WITHIN_S)
     return is_new and all(pod is not None and pod.live for pod in seen.members)
 
 
@@ -189,7 +185,7 @@ def _meets_again(draft: Draft) -> bool:
     agents = [seen.agent(pod) if pod and pod.live else None for pod in seen.members]
     meets = {AgentState.STARTING, AgentState.FORMING, AgentState.WARM, AgentState.TRAINING}
     since = draft.conditions.since(ConditionType.RUNNING)
-    is_new = now < since + timedelta(seconds=_MEETS_WITHIN_S)
+    is_new = now < since + timedelta(seconds=MEETS_WITHIN_S)
     return is_new and all(agent is not None and agent.state in meets for agent in agents)
 
 

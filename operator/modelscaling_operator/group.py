@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 LOSSES = frozenset({Reason.GROUP_BROKE.value, Reason.NODE_LOST.value, Reason.PODS_SEVERED.value})
 """Causes that nobody planned."""
-_MEETS_AGAIN_WITHIN_S = 60
-"""Seconds in which a group that has stopped training is thought to train again by itself."""
+MEETS_WITHIN_S = 60
+"""Seconds in which a group that takes the state over, or meets again after a loss, is thought to
+come to train by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,7 @@ def _waits_for_save(question: Question) -> bool:
     """Whether pods of another template are kept back until a save succeeds: only a group that
     trains, or comes to again soon, will make one.
     """
-    is_over = question.now >= question.stopped_time + timedelta(seconds=_MEETS_AGAIN_WITHIN_S)
+    is_over = question.now >= question.stopped_time + timedelta(seconds=MEETS_WITHIN_S)
     if is_over or _must_change(question):
         return False
     return waits_for_save(question.wish, question.seen)
