@@ -11,6 +11,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from modelscaling.api.conditions import ConditionType
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -40,13 +42,24 @@ def bystanders(seen: Observation) -> frozenset[str]:
         told = (*seen.members, *seen.leavers)
         before = {pod.revision for pod in told if pod and pod.live}
         others = tuple(pod for pod in others if before and pod.revision not in before)
+        others = tuple(pod for pod in others if not _had_ended(pod, seen))
     return frozenset(pod.uid for pod in others if not _may_have_been_a_member(pod, group, seen))
 
 
 def next_try_time(pod: Pod) -> datetime:
     """Return when the next one is tried in the place of a bystander that failed."""
-    ended = pod.exit.finished if pod.exit else None
-    return (ended or pod.created) + timedelta(seconds=RETRY_S)
+    return _end_of(pod) + timedelta(seconds=RETRY_S)
+
+
+def _end_of(pod: Pod) -> datetime:
+    return (pod.exit.finished if pod.exit else None) or pod.created
+
+
+def _had_ended(pod: Pod, seen: Observation) -> bool:
+    """Whether a pod failed while the run still trained: the next is tried at once now."""
+    stopped = (c for c in seen.status.conditions if c.type == ConditionType.RUNNING)
+    since = next((c.last_transition_time for c in stopped), None)
+    return pod.ended and since is not None and _end_of(pod) < since
 
 
 def _may_have_been_a_member(pod: Pod, group: GroupStatus, seen: Observation) -> bool:

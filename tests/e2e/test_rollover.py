@@ -73,10 +73,11 @@ def test_a_run_goes_on_in_pods_with_other_processes_and_a_volume(
 
     run.patch(replicas=1, processesPerReplica=2, checkpoint=saved(claim))
     run.wait_for(lambda status: causes(status) == ["TemplateChanged"])
-    run.wait_for(lambda status: status["progress"].get("checkpointStep", 0) > 0)
+    kept = run.wait_for(lambda status: status["progress"].get("checkpointStep", 0) > 0)
     status = finish(run, undisturbed)
 
     (record,) = status["rescales"]
     assert (record["from"], record["to"]) == ("dp2", "dp2")
     assert (record["source"], record["lostSteps"]) == ("Memory", 0)
+    assert kept["progress"]["checkpointStep"] >= record["step"]
     assert status["restarts"]["count"] == 0

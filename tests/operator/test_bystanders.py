@@ -229,7 +229,7 @@ def test_what_failed_beside_the_group_is_not_held_against_the_run_once_that_brea
 
     world.vanish(1)
     world.tick(act=False)  # they are still there when the group is known to be broken
-    for _ in range(TRY_S + 15):
+    for _ in range(15):
         world.tick()
 
     assert state(world) is RunState.RUNNING
