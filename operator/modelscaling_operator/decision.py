@@ -151,7 +151,7 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
         return draft.finish()
     unsaved = describe_unsaved(draft.status.progress)
     draft = draft.not_running(Reason.SUSPENDING, Reason.SUSPENDING.sentence + unsaved)
-    if _moves_state(draft) or _meets_again(draft):
+    if _is_about_to_train(draft):
         return draft.finish([tell_again(wish, draft.seen)], requeue_s=1)
     actions = wind_down(
         draft.seen,
@@ -164,29 +164,23 @@ def _suspend(draft: Draft, wish: Wish) -> Decision:
     return draft.finish(actions, requeue_s=1)
 
 
-def _moves_state(draft: Draft) -> bool:
-    """Whether a group is about to train that has just begun to take the state over: told to stop by
-    now, nobody in it would save.
-    """
-    group, seen = draft.status.group, draft.seen
-    if group is None or group.trained or group.broken or group.stopped_mesh is None:
-        return False
-    is_new = draft.now < group.decided_time + timedelta(seconds=MEETS_WITHIN_S)
-    return is_new and all(pod is not None and pod.live for pod in seen.members)
-
-
-def _meets_again(draft: Draft) -> bool:
-    """Whether a group that has trained is about to do so again, as one of its workers has died:
-    told to stop by now, its members would end with what they hold.
+def _is_about_to_train(draft: Draft) -> bool:
+    """Whether a group has just begun to take the state over, or meets again as one of its workers
+    has died: told to stop by now, its members would end with what they hold.
     """
     group, seen, now = draft.status.group, draft.seen, draft.now
-    if group is None or not group.trained or group.broken or group_trains(seen, now):
+    if group is None or group.broken or group_trains(seen, now):
         return False
-    agents = [seen.agent(pod) if pod and pod.live else None for pod in seen.members]
-    meets = {AgentState.STARTING, AgentState.FORMING, AgentState.WARM, AgentState.TRAINING}
-    since = draft.conditions.since(ConditionType.RUNNING)
-    is_new = now < since + timedelta(seconds=MEETS_WITHIN_S)
-    return is_new and all(agent is not None and agent.state in meets for agent in agents)
+    if not group.trained and group.stopped_mesh is None:
+        return False
+    since = draft.conditions.since(ConditionType.RUNNING) if group.trained else group.decided_time
+    agents = [seen.agent(pod) for pod in seen.members if pod and pod.live]
+    stop = {AgentState.STOPPING, AgentState.ENDED}
+    return (
+        now < since + timedelta(seconds=MEETS_WITHIN_S)
+        and len(agents) == group.members
+        and not any(agent is not None and agent.state in stop for agent in agents)
+    )
 
 
 def _replace_template(draft: Draft, wish: Wish) -> Decision:

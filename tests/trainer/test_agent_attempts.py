@@ -154,11 +154,11 @@ def test_a_worker_may_hold_unsaved_steps_from_the_moment_at_which_it_has_taken_t
     held = []
     for phase in ("Forming", "Loading", "Training", "Saving"):
         facts = hear(facts, PhaseBegan(generation=1, attempt=1, phase=phase))
-        held.append(facts.workers[0].has_trained)
+        held.append(facts.workers[0].may_hold_steps)
 
     assert held == [False, False, True, True]
-    assert hear(facts, lost()).workers[0].has_trained
-    assert not lose(facts).workers[0].has_trained
+    assert hear(facts, lost()).workers[0].may_hold_steps
+    assert not lose(facts).workers[0].may_hold_steps
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,13 @@ LATE = 100.0
 STARTING = WorkerFacts()
 IDLE = WorkerFacts(state=WorkerState.IDLE)
 BUSY = WorkerFacts(
-    state=WorkerState.BUSY, generation=1, attempt=1, placement=make_placement(1), has_trained=True
+    state=WorkerState.BUSY,
+    generation=1,
+    attempt=1,
+    placement=make_placement(1),
+    may_hold_steps=True,
 )
-FORMING = replace(BUSY, has_trained=False)
+FORMING = replace(BUSY, may_hold_steps=False)
 GONE = WorkerFacts(state=WorkerState.GONE)
 COMPLETE = replace(IDLE, generation=1, attempt=1, outcome=Outcome.COMPLETE)
 RELEASED = replace(COMPLETE, outcome=Outcome.RELEASED)

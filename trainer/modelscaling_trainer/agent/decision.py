@@ -117,7 +117,7 @@ def _end(facts: Facts, now: float) -> Decision | None:
 
 def _end_with(exit_code: ExitCode, facts: Facts, now: float) -> Decision:
     """End once no worker holds steps that it may still save, or at the deadline."""
-    saving = any(w.state is WorkerState.BUSY and w.has_trained for w in facts.workers)
+    saving = any(w.state is WorkerState.BUSY and w.may_hold_steps for w in facts.workers)
     if not saving or _is_due(facts, now):
         return Decision(exit_code=exit_code)
     busy = [rank for rank, w in enumerate(facts.workers) if w.state is WorkerState.BUSY]

@@ -114,7 +114,7 @@ class Facts:
             and not self.is_failed
             and self.failure is not None
             and self.failure.reason == CHECKPOINT_FAILED
-            and all(worker.has_trained for worker in self.workers)
+            and all(worker.may_hold_steps for worker in self.workers)
         )
 
     @property

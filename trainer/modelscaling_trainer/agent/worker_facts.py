@@ -64,7 +64,7 @@ class WorkerFacts:
     """What it was asked in that group."""
     outcome: Outcome | None = None
     """How that group ended, if it ended well."""
-    has_trained: bool = False
+    may_hold_steps: bool = False
     """Whether it may hold steps that are saved nowhere, its own or what it has taken over."""
     broken_because: str | None = None
     """Why the group that it is in cannot go on; None as far as is known."""
@@ -109,7 +109,7 @@ class WorkerFacts:
                     generation=generation,
                     attempt=attempt,
                     placement=placement,
-                    has_trained=self.has_trained,
+                    may_hold_steps=self.may_hold_steps,
                 )
             case Ask(request=request):
                 return replace(self, asked=self.asked | {request})
@@ -124,8 +124,8 @@ class WorkerFacts:
             case Warm():
                 return replace(self, state=WorkerState.IDLE, failed_starts=0)
             case PhaseBegan(phase=phase):
-                has_trained = self.has_trained or phase not in FORMING_PHASES
-                return replace(self, phase=phase, has_trained=has_trained)
+                may_hold_steps = self.may_hold_steps or phase not in FORMING_PHASES
+                return replace(self, phase=phase, may_hold_steps=may_hold_steps)
             case GroupEnded(outcome=outcome):
                 return replace(self._idle(), outcome=outcome)
             case GroupLost() | GrowthRejected():
