@@ -38,9 +38,10 @@ done
 command -v uv >/dev/null || fail "uv is not on PATH; install it with 'pip install uv'"
 
 export UV_PROJECT_ENVIRONMENT="$environment"
+# Processes by the hundred, and pods that may not write, import what is compiled here.
+export UV_COMPILE_BYTECODE=1
 if [ -n "$development" ]; then
-    # Processes by the hundred, and pods that may not write, import what is compiled here.
-    uv sync --project "$root" --frozen --all-extras --compile-bytecode
+    uv sync --project "$root" --frozen --all-extras
 else
     # uv takes a package of an earlier build from its cache as long as pyproject.toml is the same,
     # so our own is always built anew.
