@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,6 +16,11 @@ from modelscaling_trainer.errors import GroupLostError
 from modelscaling_trainer.group import Group
 from modelscaling_trainer.process_group import all_gather, computing_together, process_group
 from modelscaling_trainer.request import Requests
+from tests.trainer.workers import DEADLINE_S, FORKSERVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
 
 CPU = torch.device("cpu")
 
@@ -110,6 +117,25 @@ def test_a_store_that_vanishes_before_it_is_opened_is_not_waited_for_long() -> N
 
 @pytest.mark.timeout(30)
 def test_a_member_that_vanishes_while_the_members_connect_can_be_given_up() -> None:
+    give_up_while_connecting()
+
+
+@pytest.mark.timeout(60)
+def test_whose_group_failed_to_connect_meets_those_who_were_in_none() -> None:
+    give_up_while_connecting()
+
+    with ProcessPoolExecutor(max_workers=1, mp_context=FORKSERVER) as peer:
+        answers: list[Future[list[dict[str, int]]]] = []
+
+        def call(port: int) -> None:
+            answers.append(peer.submit(exchange_ranks, 1, port))
+
+        ours = exchange_ranks(0, None, on_store_port=call)
+
+        assert ours == answers[0].result(DEADLINE_S) == [{"rank": 0}, {"rank": 1}]
+
+
+def give_up_while_connecting() -> None:
     requests = Requests()
     stores: list[TCPStore] = []
 
@@ -128,6 +154,19 @@ def test_a_member_that_vanishes_while_the_members_connect_can_be_given_up() -> N
         forming,
     ):
         pass
+
+
+def exchange_ranks(
+    rank: int, port: int | None, *, on_store_port: Callable[[int], None] = lambda _: None
+) -> list[dict[str, int]]:
+    with process_group(
+        make_group(ranks=2, rank=rank, port=port),
+        device=CPU,
+        on_store_port=on_store_port,
+        requests=Requests(),
+    ) as everybody:
+        assert everybody is not None
+        return all_gather({"rank": rank}, everybody)
 
 
 def test_a_store_that_is_not_there_is_named() -> None:

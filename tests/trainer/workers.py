@@ -27,6 +27,7 @@ from modelscaling.configuration import RunConfiguration
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import Progress
 from modelscaling_trainer import takeover
+from modelscaling_trainer.agent.resolver import resolver_environment
 from modelscaling_trainer.process_group import all_gather
 from modelscaling_trainer.run import Group, Request, Requests, Run
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 DEADLINE_S = 300.0
+
+os.environ.update(resolver_environment(os.environ))  # as an agent does
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(

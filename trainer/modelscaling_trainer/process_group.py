@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore  # not typed as exported by torch.distributed
+from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from modelscaling_trainer.connections import cut_on_failure
@@ -117,6 +118,7 @@ def process_group(
             yield None
             return
         with communication("connecting its members"):
+            _name_as_the_first()
             dist.init_process_group(
                 backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
                 store=prefixed,
@@ -233,6 +235,16 @@ def _meet(store: Store, group: Group, deadline: _Deadline) -> bool:
     with communication("waiting for its members"):
         store.set(everybody[group.rank], "1")
         return deadline.wait_for(lambda: store.check(everybody), describe)
+
+
+def _name_as_the_first() -> None:
+    """Have torch give the next group the name that it gives a process' first one.
+
+    It names them by a count, under which members look for each other in the store, and which starts
+    again only where a group is dissolved. One that failed to connect was none yet: this process
+    would look for its next peers under another name than theirs, until the timeout.
+    """
+    distributed_c10d._world.group_count = 0  # noqa: SLF001
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from modelscaling_trainer.agent.fencing import (
 from modelscaling_trainer.agent.lateness import Pace, judge_lateness
 from modelscaling_trainer.agent.openmp import available_cores, openmp_environment
 from modelscaling_trainer.agent.reach import is_held_up
+from modelscaling_trainer.agent.resolver import resolver_environment
 from modelscaling_trainer.agent.store_lookup import StoreUnknownError
 from modelscaling_trainer.agent.worker_facts import WorkerFacts
 from modelscaling_trainer.agent.zygote_process import ZygoteEndedError
@@ -315,12 +316,17 @@ class Agent:
         self._lose_worker(local_rank, "WorkerDied", message)
 
     def _environment_of_workers(self) -> Mapping[str, str]:
-        return dict(self._environment) | openmp_environment(
-            self._environment,
-            cores=available_cores(),
-            processes=self._settings.identity.processes,
-            shares_machine=self._settings.shares_machine,
-        )
+        given = self._environment
+        return {
+            **given,
+            **resolver_environment(given),
+            **openmp_environment(
+                given,
+                cores=available_cores(),
+                processes=self._settings.identity.processes,
+                shares_machine=self._settings.shares_machine,
+            ),
+        }
 
     def _preparation(self, local_rank: int) -> Prepare:
         return Prepare(
