@@ -185,12 +185,14 @@ def _is_about_to_train(draft: Draft) -> bool:
 
 def _replace_template(draft: Draft, wish: Wish) -> Decision:
     """Save and end every pod of another template; those of the new one follow."""
+    unsaved = describe_unsaved(draft.status.progress)
+    draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence + unsaved)
+    if _is_about_to_train(draft):
+        return draft.finish([tell_again(wish, draft.seen)], requeue_s=1)
     group = draft.status.group
     assert group is not None
     broken = group.model_copy(update={"broken": Reason.TEMPLATE_CHANGED.value})
     draft = draft.update(group=broken)
-    unsaved = describe_unsaved(draft.status.progress)
-    draft = draft.not_running(Reason.TEMPLATE_CHANGED, Reason.TEMPLATE_CHANGED.sentence + unsaved)
     actions = wind_down(
         draft.seen,
         [pod for pod in draft.seen.own if pod.revision != wish.revision],

@@ -220,6 +220,31 @@ def test_while_saves_fail_the_old_pods_train_on_and_it_is_said_what_they_wait_fo
     finished_rollover(world)
 
 
+def test_old_pods_that_meet_again_as_the_new_ones_are_warm_save_once_they_train() -> None:
+    world = trained_world()
+    edit(world, template=OTHER_IMAGE)
+    world.tick()
+    group = world.status.group
+    assert group is not None
+    world.group.barred.add(group.generation)
+    world.crash_worker(0)
+    for _ in range(20):
+        world.tick()
+        assert not any(isinstance(action, (Assign, Stop)) for action in world.actions)
+
+    assert {pod.image for pod in world.live_pods()} == {"trainer:1", "trainer:2"}
+
+    world.group.barred.clear()
+    tick_until_stopped(world, at_most=5)
+    for _ in range(15):
+        world.tick()
+
+    assert state(world) is RunState.RUNNING
+    assert {pod.image for pod in world.pods.values()} == {"trainer:2"}
+    assert world.status.rescales[-1].cause == "TemplateChanged"
+    assert world.status.rescales[-1].lost_steps == 0
+
+
 def test_no_save_is_awaited_of_a_group_that_does_not_come_to_train_again() -> None:
     world = trained_world()
     world.group.checkpoint_failure = "Input/output error"
