@@ -78,9 +78,10 @@ class Lease:
             return
         held["spec"]["holderIdentity"] = ""
         try:
-            await self._kube.replace(LEASES, held)
-        except KubeError as error:
-            _logger.warning("Lease is not released, it runs out by itself: %s", error)
+            async with asyncio.timeout(self._duration_s / 3):
+                await self._kube.replace(LEASES, held)
+        except (KubeError, TimeoutError) as error:
+            _logger.warning("Lease is not released, it runs out by itself: %r", error)
 
     async def _renew(self) -> None:
         """Renew in time, or stop acting: somebody else may have begun to."""

@@ -122,6 +122,21 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_before_it_runs_out(
     api.hangs = False
 
 
+async def test_a_server_that_does_not_answer_does_not_hold_up_the_end(
+    api: FakeApi, make_lease: Callable[[str], Lease]
+) -> None:
+    lease = make_lease("a")
+    await lease.acquire()
+    api.hangs = True
+
+    async with asyncio.timeout(1):
+        await lease.release()
+
+    assert not lease.held
+    assert api.bodies[-1]["spec"]["holderIdentity"] == ""
+    api.hangs = False
+
+
 async def test_the_api_server_may_be_away_while_the_lease_is_awaited(
     api: FakeApi, make_lease: Callable[[str], Lease]
 ) -> None:
