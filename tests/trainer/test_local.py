@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import yaml
 
 from tests.shared.spec import make_spec
+from tests.trainer import silent_name_server
 from tests.trainer.runs import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -58,10 +62,11 @@ def write_run(path: Path, run: dict[str, Any]) -> Path:
     return path
 
 
-def start(file: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a run with its caches beside the file."""
+def start(file: Path, *options: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a run with its caches beside the file; `within` is a command that runs its own."""
+    train = [sys.executable, "-m", "modelscaling.cli.main", "train", "-f", str(file), *options]
     return subprocess.Popen(
-        [sys.executable, "-m", "modelscaling.cli.main", "train", "-f", str(file), *options],
+        [*within, *train],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,6 +105,18 @@ def test_one_and_two_processes_train_the_same_run_to_its_end(file: Path) -> None
     ]
     for alone, together in zip(one.objects[:-1], two.objects[:-1], strict=True):
         assert alone["loss"] == pytest.approx(together["loss"], abs=1e-5)
+
+
+def test_a_name_server_that_does_not_answer_breaks_no_group(file: Path) -> None:
+    alone = ["unshare", "--map-root-user", "--net", "--mount", sys.executable]
+    asks_nobody = [*alone, silent_name_server.__file__]
+
+    ended = end(start(file, "--json", "--processes", "2", "--steps", "2", within=asks_nobody))
+
+    assert ended.code == 0, ended.errors
+    assert [step["step"] for step in ended.objects[:-1]] == [1, 2]
+    assert "The hostname of the client socket cannot be retrieved" in ended.errors
+    assert "lost the group" not in ended.errors
 
 
 def test_a_run_that_stops_early_goes_on_exactly_there(file: Path, tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ COLLECTIVE_TIMEOUT_S = 300.0
 """How long the slowest member may lag behind; compiling and loading are in it."""
 _SIGNS_OF_A_LOSS = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 _POLL_S = 0.005
-_CONNECT_TIMEOUT_S = 2.0
+_REACH_TIMEOUT_S = 2.0
+"""For one look whether the store is there; a process that is to leave its group waits as long."""
+_OPEN_TIMEOUT_S = 5.0
+"""For the store to answer once it is there; a silent name server takes some of it."""
 
 
 @contextmanager
@@ -201,7 +204,7 @@ def _is_store_reachable(group: Group, deadline: _Deadline) -> bool:
 
     def is_there() -> bool:
         try:
-            socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
+            socket.create_connection(address, timeout=_REACH_TIMEOUT_S).close()
         except OSError:
             return False
         return True
@@ -217,7 +220,7 @@ def _open_store(group: Group, timeout_s: float) -> TCPStore:
         world_size=group.size,
         is_master=group.rank == 0,
         # It was there a moment ago. Should rank 0 have died since, nothing but this ends the wait.
-        timeout=timedelta(seconds=_CONNECT_TIMEOUT_S),
+        timeout=timedelta(seconds=_OPEN_TIMEOUT_S),
         wait_for_workers=False,
     )
     store.set_timeout(timedelta(seconds=timeout_s))
