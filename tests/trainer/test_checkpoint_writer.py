@@ -340,8 +340,12 @@ def test_a_part_that_never_comes_is_an_error_in_the_same_group(tmp_path: Path) -
     writer = make_writer(tmp_path, ranks=2, parts_timeout_s=0.0)
     save(writer, 1, mesh=TWO)
 
-    with pytest.raises(CheckpointError, match="ranks 1 did not write their parts;"):
+    with pytest.raises(CheckpointError) as failure:
         writer.wait()
+    assert failure.value.message == (
+        f"the checkpoint of step 1 below '{tmp_path}' is not complete: ranks 1 did not write their "
+        f"parts; their logs say why"
+    )
     assert names_in(tmp_path) == []
 
 

@@ -192,8 +192,8 @@ class Attempt:
             if is_diverged:
                 raise DivergedError(why)
             raise CheckpointError(
-                f"the checkpoint of step {self.step} is not complete, as another process could "
-                f"not write {name.removesuffix(_FAILED)}: {why}"
+                f"the checkpoint of step {self.step} below {str(self.directory)!r} is not "
+                f"complete, as another process could not write {name.removesuffix(_FAILED)}: {why}"
             )
 
 

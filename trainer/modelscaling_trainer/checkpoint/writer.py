@@ -337,8 +337,8 @@ class CheckpointWriter:
             if save.attempt.token != self._place.token:
                 raise
             raise CheckpointError(
-                f"the checkpoint of step {save.counters.step} is not complete: {error}; their logs "
-                f"say why"
+                f"the checkpoint of step {save.counters.step} below {str(self._directory)!r} is "
+                f"not complete: {error}; their logs say why"
             ) from error
         fence.check(self._directory, self._place.generation)
         save.attempt.publish(save.counters, save.model, tokenizer=self._tokenizer)
