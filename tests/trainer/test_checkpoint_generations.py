@@ -67,6 +67,19 @@ def test_a_group_whose_place_was_taken_stops_saving(tmp_path: Path, end: str) ->
     assert names_in(tmp_path) == ["step-00000050", "step-00000100"]
 
 
+def test_a_save_of_a_group_whose_place_was_taken_does_not_disturb_the_next_group(
+    tmp_path: Path,
+) -> None:
+    writer = make_writer(tmp_path, generation=3, rank=1, ranks=2)
+    fence.claim(tmp_path, 4)
+    save(writer, 100, mesh=TWO, rank=1)
+    with pytest.raises(GroupLostError, match="generation 3 is over"):
+        writer.wait_for_part()
+
+    writer.enter(5)
+    writer.settle()
+
+
 def test_every_rank_of_a_group_whose_place_was_taken_stops(tmp_path: Path) -> None:
     old = make_writer(tmp_path, generation=3, rank=1, ranks=2)
     fence.claim(tmp_path, 4)

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -334,6 +335,19 @@ def test_an_own_part_that_could_not_be_written_is_an_error_once(
         writer.wait_for_part()
     writer.wait_for_part()
     writer.wait()
+
+
+def test_a_state_is_not_held_for_a_save_that_has_its_copy(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path, ranks=2)
+    shards = make_shards(STATE, TWO, 0)
+    held = [weakref.ref(shard.tensor) for shard in shards.values()]
+    save(writer, 1, shards=shards, mesh=TWO)
+    writer.settle()
+
+    del shards
+
+    assert held
+    assert not any(tensor() is not None for tensor in held)
 
 
 def test_a_part_that_never_comes_is_an_error_in_the_same_group(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,19 @@ def test_without_a_compiler_auto_does_without_and_always_is_refused(
     assert not auto.apply_if_due(part, remaining_steps=10**6)
     with pytest.raises(ConfigurationError, match=r"compile=Always needs a C\+\+ compiler"):
         Compilation(CompileMode.ALWAYS, CPU)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_part_that_was_compiled_is_not_held_beyond_its_use() -> None:
+    part = make_part(make_run("unused"))
+    held = weakref.ref(part)
+    compilation = Compilation(CompileMode.ALWAYS, CPU)
+    assert compilation.apply_if_due(part, remaining_steps=10)
+
+    del part
+    gc.collect()
+
+    assert held() is None
 
 
 @pytest.mark.usefixtures("compiler")

@@ -82,6 +82,18 @@ def test_a_state_that_was_never_filled_goes_when_the_next_one_comes() -> None:
     assert len(holdings.parts()) == 1
 
 
+def test_torn_states_can_be_dropped_before_the_next_one_is_made() -> None:
+    holdings, torn = Holdings(), make_state(RUN)
+    holdings.add(make_filled_state())
+    holdings.add(torn)
+
+    assert holdings.drop_torn()
+    torn.initialise(seed=0)
+
+    assert len(holdings.parts()) == 1
+    assert not holdings.drop_torn()
+
+
 def test_adding_the_state_that_is_trained_already_holds_it_once() -> None:
     holdings, state = Holdings(), make_filled_state()
     holdings.add(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from datetime import timedelta
@@ -45,9 +46,9 @@ def stop_while_receiving(kind: str, port: int) -> None:
         make_group(1, port), device=CPU, on_store_port=lambda _: None, requests=Requests()
     ):
         work = (
-            dist.broadcast(received, src=0, async_op=True)
-            if kind == "broadcast"
-            else dist.irecv(received, src=0)
+            dist.irecv(received, src=0)
+            if kind == "to a single peer"
+            else dist.broadcast(received, src=0, async_op=True)
         )
         assert work is not None
         while not received[0]:
@@ -56,25 +57,31 @@ def stop_while_receiving(kind: str, port: int) -> None:
 
 
 def send_and_give_up(kind: str, test: Connection) -> None:
-    requests = Requests()
     try:
-        with process_group(
-            make_group(0, None), device=CPU, on_store_port=test.send, requests=requests
-        ):
-            sent = torch.ones(ELEMENTS)
-            work = (
-                dist.broadcast(sent, src=0, async_op=True)
-                if kind == "broadcast"
-                else dist.isend(sent, dst=1)
-            )
-            assert work is not None
-            assert test.recv() == "rank 1 is stopped"
-            requests.abandon("rank 1 is stopped")
-            work.wait()
+        send_until_abandoned(kind, test)
     except GroupLostError as error:
-        test.send(error.message)
+        message = error.message
+    gc.collect()  # frees the group unless it is kept
+    test.send(message)
     # A process that ends as usual waits for the thread that sends.
     os._exit(0)
+
+
+def send_until_abandoned(kind: str, test: Connection) -> None:
+    requests = Requests()
+    with process_group(make_group(0, None), device=CPU, on_store_port=test.send, requests=requests):
+        sent = torch.ones(ELEMENTS)
+        work = (
+            dist.isend(sent, dst=1)
+            if kind == "to a single peer"
+            else dist.broadcast(sent, src=0, async_op=True)
+        )
+        assert work is not None
+        assert test.recv() == "rank 1 is stopped"
+        requests.abandon("rank 1 is stopped")
+        if kind == "broadcast that nobody waits for":
+            requests.check_abandoned()
+        work.wait()
 
 
 class Late:
@@ -103,7 +110,7 @@ def test_work_that_ends_as_its_time_is_up_says_how_it_ended(
 ) -> None:
     monkeypatch.setattr(dist, "Work", Late)
 
-    with left_when_abandoned(Requests()):
+    with left_when_abandoned(Requests(), timeout_s=1):
         assert Late().wait()
         with pytest.raises(RuntimeError, match="Connection closed by peer"):
             Late(error="Connection closed by peer").wait()
@@ -111,8 +118,10 @@ def test_work_that_ends_as_its_time_is_up_says_how_it_ended(
 
 @pytest.mark.process
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("kind", ["broadcast", "to a single peer"])
-def test_a_wait_for_a_send_that_gloo_forgets_can_be_left(kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["broadcast", "to a single peer", "broadcast that nobody waits for"]
+)
+def test_a_group_with_a_send_that_gloo_forgets_can_be_left(kind: str) -> None:
     mine, theirs = FORKSERVER.Pipe()
     sender = FORKSERVER.Process(target=send_and_give_up, args=(kind, theirs))
     sender.start()

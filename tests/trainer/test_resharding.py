@@ -38,6 +38,12 @@ CHANGES = [
     pytest.param(Mesh(dataShard=4), Mesh(dataShard=2), id="fsdp4 to fsdp2, and two leave"),
     pytest.param(Mesh(pipeline=3), Mesh(tensor=2), id="pp3 to tp2, and a stage leaves"),
     pytest.param(Mesh(dataReplicate=3), Mesh(), id="dp3 to a single process, and two leave"),
+    pytest.param(Mesh(tensor=2), Mesh(tensor=2), id="tp2, and the ranks change places"),
+    pytest.param(
+        Mesh(dataReplicate=2, tensor=2),
+        Mesh(dataReplicate=2, tensor=2),
+        id="dp2 x tp2, and the ranks change places",
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import weakref
 from typing import TYPE_CHECKING
 
 from modelscaling.api.training import CompileMode
@@ -48,7 +49,7 @@ class Compilation:
             )
         self._mode = mode if can_compile else CompileMode.NEVER
         self._measured: list[float] = []
-        self._compiled: ModelPart | None = None
+        self._compiled: weakref.ref[ModelPart] | None = None
 
     def check(self, mesh: Mesh) -> None:
         """Refuse a mesh whose layers cannot be compiled, where they always are to be.
@@ -71,9 +72,10 @@ class Compilation:
 
     def apply_if_due(self, part: ModelPart, *, remaining_steps: int) -> bool:
         """Compile the layers from their next use on where that pays; return whether it was done."""
-        if part.mesh.tensor > 1 or self._compiled is part or not self._is_due(remaining_steps):
+        is_compiled = self._compiled is not None and self._compiled() is part
+        if part.mesh.tensor > 1 or is_compiled or not self._is_due(remaining_steps):
             return False
-        self._compiled = part
+        self._compiled = weakref.ref(part)
         for stage in part.stages:
             stage.compile_layers()
         return True

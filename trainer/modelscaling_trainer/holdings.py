@@ -49,8 +49,15 @@ class Holdings:
 
     def add(self, state: TrainingState) -> None:
         """Hold one more, which may hold nothing yet."""
-        self._states = [held for held in self._states if held.step != NOTHING and held is not state]
+        self.drop_torn()
+        self.drop(state)
         self._states.append(state)
+
+    def drop_torn(self) -> bool:
+        """Let go of what holds nothing; return whether there was any."""
+        before = len(self._states)
+        self._states = [held for held in self._states if held.step != NOTHING]
+        return len(self._states) < before
 
     def keep_only(self, state: TrainingState | None) -> None:
         """Let go of all others: the group has what it needs of them."""

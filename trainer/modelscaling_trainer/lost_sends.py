@@ -7,7 +7,8 @@ the timeout of the group, minutes away. So a group that is abandoned is not wait
 
 The thread that sends stays until that timeout: one of the process group, or, for what is sent to a
 single peer, the one that waits for it in the place of the thread that trains. It only reads what it
-was to send, and a process group waits for its threads when it is freed, so such a one is kept.
+was to send. But a process group waits for its threads when it is freed, whichever of its sends they
+are at, and so the groups that broke are kept until none can be.
 
 What DTensor sends is waited for elsewhere in torch, and cannot be left so. A worker that is stuck
 there is replaced by its agent (`agent/lateness.py`).
@@ -16,8 +17,10 @@ there is replaced by its agent (`agent/lateness.py`).
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -32,15 +35,28 @@ if TYPE_CHECKING:
 _LOOK_EVERY = timedelta(seconds=0.25)
 """Its connections are cut when a group is abandoned, which ends all other waits within this."""
 
-_kept: list[dist.ProcessGroup] = []
-"""Process groups that have a thread which does not end."""
+_MARGIN_S = 60.0
+"""Beyond a group's timeout, until its threads have ended for sure."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A group that was lost, with its subgroups."""
+
+    groups: tuple[dist.ProcessGroup, ...]
+    keep_until: float
+
+
+_kept: list[_Broken] = []
 
 
 @contextmanager
-def left_when_abandoned(requests: Requests) -> Iterator[None]:
+def left_when_abandoned(requests: Requests, *, timeout_s: float) -> Iterator[None]:
     """Have the waits for what gloo sends and receives inside raise GroupLostError some time after
-    the group was abandoned, where its connections, which are cut then, do not end them.
+    the group was abandoned, where its connections, which are cut then, do not end them. `timeout_s`
+    is that of the group.
     """
+    _free_those_that_have_ended()
     wait = dist.Work.wait
 
     def wait_or_leave(work: dist.Work, timeout: timedelta | None = None) -> bool:
@@ -53,15 +69,23 @@ def left_when_abandoned(requests: Requests) -> Iterator[None]:
             if ended is not None:
                 return ended
             if was_abandoned:
-                _kept.extend(distributed_c10d._world.pg_map)  # noqa: SLF001
                 requests.check_abandoned()
             was_abandoned = requests.is_abandoned
 
     dist.Work.wait = wait_or_leave  # type: ignore[assignment,method-assign]
     try:
         yield
+    except BaseException:
+        groups = tuple(distributed_c10d._world.pg_map)  # noqa: SLF001
+        _kept.append(_Broken(groups, time.monotonic() + timeout_s + _MARGIN_S))
+        raise
     finally:
         dist.Work.wait = wait  # type: ignore[method-assign]
+
+
+def _free_those_that_have_ended() -> None:
+    now = time.monotonic()
+    _kept[:] = [broken for broken in _kept if now < broken.keep_until]
 
 
 def _of_collective(wait: Callable[..., bool], work: dist.Work) -> Callable[[], bool | None]:

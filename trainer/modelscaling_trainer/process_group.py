@@ -140,7 +140,7 @@ def process_group(
             },
         )
         if device.type == "cpu":
-            with left_when_abandoned(requests):
+            with left_when_abandoned(requests, timeout_s=COLLECTIVE_TIMEOUT_S):
                 yield dist.group.WORLD
         else:
             yield dist.group.WORLD

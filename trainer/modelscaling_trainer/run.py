@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -239,7 +240,7 @@ class Run:
             self._identity,
             group,
             everybody,
-            held=self._holdings.parts(),
+            find_held=self._holdings.parts,
             place=place,
             history=self._history,
             device=self._device,
@@ -276,6 +277,9 @@ class Run:
         """
         state = self._holdings.reusable(group, model)
         if state is None:
+            if self._holdings.drop_torn():
+                # Sharded modules are in cycles, and there may not be memory for one more.
+                gc.collect()
             with computing_together("laying the model out"):
                 state = self._new_state(model, group.mesh, rank=group.rank, axes=axes)
         self._holdings.add(state)

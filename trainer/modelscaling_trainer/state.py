@@ -145,9 +145,12 @@ class TrainingState:
         ]
 
     @contextmanager
-    def changing(self, counters: Counters) -> Iterator[None]:
-        """Hold nothing while tensors are changed, and `counters` once that is done."""
-        self._counters = None
+    def changing(self, counters: Counters, *, keeps_tensors: bool = False) -> Iterator[None]:
+        """Hold nothing while tensors are changed, and `counters` once that is done. Where no tensor
+        is changed, what was held is held all the while.
+        """
+        if not keeps_tensors:
+            self._counters = None
         yield
         self._counters = counters
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from modelscaling.configuration import RunConfiguration
     from modelscaling.growth.trained_model import TrainedModel
+    from modelscaling.mesh import Mesh
     from modelscaling_trainer.checkpoint.catalog import Checkpoint
     from modelscaling_trainer.group import Group
     from modelscaling_trainer.resumption import History, Origin, Trained
@@ -89,7 +90,7 @@ def take_over(
     group: Group,
     everybody: dist.ProcessGroup,
     *,
-    held: Sequence[StatePart],
+    find_held: Callable[[], Sequence[StatePart]],
     place: Callable[[TrainedModel], TrainingState] | None,
     history: History,
     device: torch.device,
@@ -98,8 +99,9 @@ def take_over(
     """Fill a state, on all ranks of the mesh, with the newest that all have together; where that is
     of a smaller model than the declared one, it grows on the way.
 
-    `place` returns what is filled, of a model that is known only now; it may be one of those that
-    are held. Those that leave have no `place`, and only give.
+    `find_held` returns what this process holds, which a load that fails changes. `place` returns
+    what is filled, of a model that is known only now; it may be one of those that are held. Those
+    that leave have no `place`, and only give.
 
     Returns when all ranks have been filled. What a rank held before stays whole until then, unless
     it is what is filled, so a group that is lost in between leaves the state before to the next
@@ -116,6 +118,7 @@ def take_over(
     while True:
         # Those that leave may see another volume than those that go on.
         seen = _look(directory if place is not None else None, except_steps=damaged)
+        held = find_held()
         offers = all_gather(_offer(identity, group, held, history, seen), everybody)
         _check_same(offers)
         _check_current(group, offers)
@@ -289,7 +292,8 @@ def _move(
     )
     trained = {*trained_weights(decision.model.shape)}
     counters = becoming.counters(before)
-    with new.changing(counters) if new is not None else nullcontext():
+    keeps = new is not None and _has_its_part(new, group.rank, decision)
+    with new.changing(counters, keeps_tensors=keeps) if new is not None else nullcontext():
         filled = becoming.shards_before(new) if new is not None else {}
         move(
             plan,
@@ -316,15 +320,33 @@ def _counters(decision: Move, offers: Sequence[Mapping[str, Any]]) -> Counters:
     )
 
 
+def _has_its_part(new: TrainingState, rank: int, decision: Move) -> bool:
+    """Whether what is to be filled holds just that already: nothing of it moves then, and a group
+    that is lost while others are filled takes nothing from this rank.
+    """
+    return any(
+        part.rank in decision.holders.get(rank, ()) and _state_of(part) == _wanted(decision)
+        for part in new.parts()
+    )
+
+
 def _parts(decision: Move, held: Sequence[StatePart]) -> dict[int, Mapping[str, Shard]]:
     """Return the shards of each part of the state that this rank has, by the part's rank."""
     found: dict[int, Mapping[str, Shard]] = {}
-    wanted = (decision.step, decision.digest, decision.model, decision.mesh)
     for part in sorted(held, key=lambda part: part.is_snapshot):
-        state = (part.counters.step, part.counters.sample_digest, part.model, part.mesh)
-        if state == wanted:
+        if _state_of(part) == _wanted(decision):
             found.setdefault(part.rank, part.shards)
     return found
+
+
+def _state_of(part: StatePart) -> tuple[int, str, TrainedModel, Mesh]:
+    """Return what tells a state, on its mesh, from others."""
+    return (part.counters.step, part.counters.sample_digest, part.model, part.mesh)
+
+
+def _wanted(decision: Move) -> tuple[int, str, TrainedModel, Mesh]:
+    """Return the same of the state that is taken."""
+    return (decision.step, decision.digest, decision.model, decision.mesh)
 
 
 def _load(

@@ -123,6 +123,12 @@ class CheckpointWriter:
         """
         if self._place is not None:
             self._place = replace(self._place, generation=generation)
+        # That a newer group had taken the place of the one before is no news for this one.
+        self._tasks = [
+            task
+            for task in self._tasks
+            if not (task.done() and isinstance(task.exception(), GroupLostError))
+        ]
 
     def begin_group(
         self, token: str, *, model: TrainedModel, generation: int, rank: int, ranks: int
@@ -309,6 +315,7 @@ class CheckpointWriter:
         try:
             self._staging.copy(save.tensors, save.ready)
         finally:
+            save.tensors.clear()  # of a state that is perhaps held for this alone
             save.is_copied.set()
         if not self._staging.is_finite():
             raise DivergedError(
@@ -349,8 +356,8 @@ class CheckpointWriter:
         self.best = prune(self._directory, keep=self._keep, keeps_best=self._keeps_best)
 
     def _fail(self, why: str) -> None:
-        self.failure = why
         _log.warning("%s", why)
+        self.failure = why
 
     def _end_failed(self, save: _Save, error: CheckpointError | DivergedError) -> None:
         self._fail(error.message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import product
+from itertools import count, product
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from modelscaling.mesh import Mesh
 
 _PIPELINE, _REPLICATE, _SHARD, _TENSOR = "pipeline", "dataReplicate", "weightShards", "tensor"
+_WEIGHTS = (_PIPELINE, _REPLICATE, _SHARD, _TENSOR)
+"""The dimensions of the mesh that torch's sharding works on."""
 _MEMBERS, _ENDS, _CONTEXT = "members", "ends", "context"
+_numbers = count()
+"""Of the meshes that this process has been in, so that no two have the same names.
+
+DTensor's caches, which outlive groups, answer with the first mesh that equals the one asked about,
+and to torch meshes of the same names and ranks are equal: that of a former group would be used,
+with this process' place in it and the names of groups that are no more.
+"""
+_former: list[DeviceMesh] = []
+"""The last of them, which those caches keep for good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +55,20 @@ class AxisGroups:
     @property
     def tensor(self) -> DeviceMesh:
         """Those that share each matrix product."""
-        assert self.weights is not None
-        return self.weights[_TENSOR]
+        return self._weights_along(_TENSOR)
 
     @property
     def shards(self) -> DeviceMesh:
         """Those that share the weights; of two dimensions, with the copies as the outer one."""
-        assert self.weights is not None
         if self.replicate.size() > 1:
-            return self.weights[_REPLICATE, _SHARD]
-        return self.weights[_SHARD]
+            return self._weights_along(_REPLICATE, _SHARD)
+        return self._weights_along(_SHARD)
+
+    def _weights_along(self, *axes: str) -> DeviceMesh:
+        assert self.weights is not None
+        assert self.weights.mesh_dim_names is not None
+        unique = dict(zip(_WEIGHTS, self.weights.mesh_dim_names, strict=True))
+        return self.weights[tuple(unique[axis] for axis in axes)]
 
 
 def axis_groups(
@@ -65,17 +80,19 @@ def axis_groups(
     Raises:
         RuntimeError: a peer is gone.
     """
+    _let_go_of_former()
     own = {name: _make(sets, rank, everybody) for name, sets in _sets(mesh)}
     weights = None
     if mesh.is_sharded:
         sizes = (mesh.pipeline, mesh.dataReplicate, mesh.weight_shards, mesh.tensor)
-        names = (_PIPELINE, _REPLICATE, _SHARD, _TENSOR)
+        number = next(_numbers)
         weights = DeviceMesh.from_group(
-            [_present(own[name]) for name in names],
+            [_present(own[name]) for name in _WEIGHTS],
             device.type,
             mesh=torch.arange(mesh.size).view(sizes),
-            mesh_dim_names=names,
+            mesh_dim_names=tuple(f"{name}-{number}" for name in _WEIGHTS),
         )
+        _former.append(weights)
     return AxisGroups(
         members=_present(own[_MEMBERS]),
         pipeline=_present(own[_PIPELINE]),
@@ -94,6 +111,12 @@ def make_room(mesh: Mesh, everybody: dist.ProcessGroup) -> None:
     """
     for _, sets in _sets(mesh):
         _make(sets, everybody.rank(), everybody)
+
+
+def _let_go_of_former() -> None:
+    """Drop what a mesh that is kept has of its group: connections and threads."""
+    while _former:
+        _former.pop()._pg_registry.clear()  # noqa: SLF001
 
 
 def _sets(mesh: Mesh) -> Iterator[tuple[str, list[list[int]]]]:
