@@ -221,6 +221,16 @@ def test_a_worker_that_still_waits_for_its_peers_when_told_to_leave_is_given_up_
     assert "did not leave its group within 5 s" in hung.message
 
 
+def test_a_worker_that_is_not_heard_of_any_more_may_still_leave_when_told() -> None:
+    life = Life().train([0.5] * 3).live(10, is_waiting=True)
+
+    life.tell(Abandon(generation=2, attempt=1, why="…")).after(19)
+    assert life.judge().hung == ()
+
+    (hung,) = life.after(1).judge().hung
+    assert "did not leave its group within 20 s" in hung.message
+
+
 def test_a_worker_that_left_when_told_is_not_given_up() -> None:
     life = Life().train([0.5] * 3).tell(Abandon(generation=2, attempt=1, why="…"))
     life.hear(GroupLost(generation=2, attempt=1, message="…")).tell(_join(3, attempt=2))

@@ -32,7 +32,9 @@ _MEASURED_STEPS = 5
 
 
 class Compilation:
-    """The decision for one process, made once; the same on all ranks, as its inputs are."""
+    """The decision for one process, made once. Ranks that have trained in the same groups make the
+    same, as its inputs are; a newcomer, which has measured nothing yet, makes it some steps later.
+    """
 
     def __init__(self, mode: CompileMode, device: torch.device) -> None:
         """Take the mode that the run declares.

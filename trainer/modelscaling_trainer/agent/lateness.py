@@ -194,13 +194,16 @@ def _is_late(pace: Pace, now: float) -> bool:
 
 
 def _late_worker(pace: Pace, now: float) -> LateWorker:
-    says_so = now - pace.alive_at < _IS_WAITING_FOR_S
     return LateWorker(
         rank=pace.rank,
         step=pace.step,
         seconds=now - pace.advanced_at,
-        is_waiting=pace.is_waiting and says_so,
+        is_waiting=_says_that_it_waits(pace, now),
     )
+
+
+def _says_that_it_waits(pace: Pace, now: float) -> bool:
+    return pace.is_waiting and now - pace.alive_at < _IS_WAITING_FOR_S
 
 
 def _why_hung(pace: Pace, now: float) -> str | None:
@@ -209,9 +212,11 @@ def _why_hung(pace: Pace, now: float) -> str | None:
     if silent_s >= limits.silent:
         return f"{who} was not heard of for {silent_s:.0f} s; its process may be stopped"
     told_at = pace.told_to_leave_at
-    patience_s = _STUCK_AFTER_S if pace.is_waiting else limits.obstinate
-    if told_at is not None and now - told_at >= patience_s:
-        return f"{who} did not leave its group within {now - told_at:.0f} s of being told to"
+    if told_at is not None:
+        # One that was stopped before it heard says nothing, and may yet leave.
+        is_stuck = _says_that_it_waits(pace, now) and pace.alive_at > told_at
+        if now - told_at >= (_STUCK_AFTER_S if is_stuck else limits.obstinate):
+            return f"{who} did not leave its group within {now - told_at:.0f} s of being told to"
     if stuck_s >= limits.hung and not pace.is_waiting:
         return (
             f"{who} has not come beyond step {pace.step} ({pace.phase}) for {stuck_s:.0f} s, and "
