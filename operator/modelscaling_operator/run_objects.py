@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from modelscaling_operator.dependencies import (
@@ -27,6 +28,8 @@ from modelscaling_operator.kube import (
 from modelscaling_operator.pod import pod_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
     from modelscaling_operator.identity import RunIdentity
     from modelscaling_operator.kube import Kube, Resource
     from modelscaling_operator.observation import Pod
@@ -37,6 +40,9 @@ _logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 _PARALLEL_CREATES = 16
+_STAYS_S = 30.0
+"""Seconds in which what was written is taken to be there still: where the API server refuses many
+requests, each try goes on from what the one before has made."""
 
 
 class NameTakenError(Exception):
@@ -46,10 +52,15 @@ class NameTakenError(Exception):
 class RunObjects:
     """Creates and deletes what belongs to one run."""
 
-    def __init__(self, kube: Kube, run: RunIdentity) -> None:
+    def __init__(
+        self, kube: Kube, run: RunIdentity, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._kube = kube
         self._run = run
+        self._clock = clock
         self._key = b""
+        self._written: dict[str, tuple[Json, float]] = {}
+        """By name, what was last written of what pods rely on, and until when that is there."""
 
     async def key(self) -> bytes:
         """Return the run's key; empty as long as its Secret does not exist."""
@@ -74,7 +85,7 @@ class RunObjects:
             NameTakenError: an object that is needed has somebody else's.
             KubeError: the API server refused one; others may have been created.
         """
-        await self._ensure_dependencies(wish)
+        await _finish_all(self._dependencies(wish))
         limit = asyncio.Semaphore(_PARALLEL_CREATES)
 
         async def create(index: int) -> None:
@@ -94,12 +105,7 @@ class RunObjects:
                     # Ours, and the watch has not told yet; or somebody else's.
                     await self._own(PODS, body["metadata"]["name"])
 
-        results = await asyncio.gather(
-            *(create(index) for index in indexes), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await _finish_all(create(index) for index in indexes)
 
     async def delete_pod(self, pod: Pod, *, grace_s: int | None) -> None:
         """Delete this very pod. One whose containers have ended leaves at once."""
@@ -135,23 +141,31 @@ class RunObjects:
         except (NotFoundError, ConflictError):
             _logger.debug("run is gone already", extra={"run": str(self._run)})
 
-    async def _ensure_dependencies(self, wish: Wish) -> None:
+    def _dependencies(self, wish: Wish) -> list[Coroutine[Any, Any, None]]:
+        """Return what makes each of the objects that pods rely on."""
         run = self._run
-        await self._ensure_secret()
-        for resource, body in (
-            (CONFIG_MAPS, config_map_manifest(run, wish.configuration, wish.plan.mesh)),
-            (SERVICES, service_manifest(run)),
-        ):
-            await self._own(resource, body["metadata"]["name"])
-            await self._kube.apply(resource, body)
+        config_map = config_map_manifest(run, wish.configuration, wish.plan.mesh)
+        return [
+            self._ensure_secret(),
+            self._ensure(CONFIG_MAPS, config_map),
+            self._ensure(SERVICES, service_manifest(run)),
+        ]
+
+    async def _ensure(self, resource: Resource, body: Json) -> None:
+        name = body["metadata"]["name"]
+        written, there_until = self._written.get(f"{resource.plural}/{name}", (None, 0.0))
+        if written == body and self._clock() < there_until:
+            return
+        await self._own(resource, name)
+        await self._kube.apply(resource, body)
+        self._written[f"{resource.plural}/{name}"] = (body, self._clock() + _STAYS_S)
 
     async def _ensure_secret(self) -> None:
         """Create the key once; a Secret that was deleted comes back with the same key."""
-        present = await self._own(SECRETS, self._run.secret_name)
-        stored = key_of(present) if present else b""
-        self._key = self._key or stored or secrets.token_bytes(KEY_BYTES)
-        if stored != self._key:
-            await self._kube.apply(SECRETS, secret_manifest(self._run, self._key))
+        if not self._key:
+            present = await self._own(SECRETS, self._run.secret_name)
+            self._key = (key_of(present) if present else b"") or secrets.token_bytes(KEY_BYTES)
+        await self._ensure(SECRETS, secret_manifest(self._run, self._key))
 
     async def _own(self, resource: Resource, name: str) -> Json | None:
         """Return an object of the run's own, None if there is none of the name.
@@ -171,3 +185,10 @@ class RunObjects:
                 f"give the run another name"
             )
         return found
+
+
+async def _finish_all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of these at once and to their ends, and raise what the first of them raised."""
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
