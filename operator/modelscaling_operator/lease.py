@@ -87,11 +87,14 @@ class Lease:
         """Renew in time, or stop acting: somebody else may have begun to."""
         clock = asyncio.get_running_loop().time
         renewed_at = clock()
+        pause_s = self._duration_s / 6
         while self._held is not None:
-            await asyncio.sleep(self._duration_s / 6)
+            await asyncio.sleep(pause_s)
+            pause_s = self._duration_s / 30  # where it fails, there is no time to lose
             try:
                 if await self._renew_once(self._held):
                     renewed_at = clock()
+                    pause_s = self._duration_s / 6
             except (KubeError, TimeoutError) as error:
                 _logger.warning("Lease is not renewed: %r", error)
             except Exception:

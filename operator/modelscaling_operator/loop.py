@@ -227,7 +227,7 @@ class RunLoop:
             run=self._run,
             generation=body["metadata"]["generation"],
             status=status,
-            pods=tuple(self._pods()),
+            pods=self._objects.with_created(self._pods()),
             refusal=self._refusal,
             source=source,
         )
@@ -277,6 +277,7 @@ class RunLoop:
         except KubeError:
             self._status = before
             raise
+        self._errors = 0  # the server answers: what it refuses after this is soon tried again
         self._version = int(written["metadata"]["resourceVersion"])
         self._around.vitals.wrote(self._run.uid, self._version)
         told_before = parse_status(self._written)

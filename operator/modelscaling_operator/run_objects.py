@@ -25,6 +25,7 @@ from modelscaling_operator.kube import (
     ConflictError,
     NotFoundError,
 )
+from modelscaling_operator.observation import parse_pod
 from modelscaling_operator.pod import pod_manifest
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ Json = dict[str, Any]
 _PARALLEL_CREATES = 16
 _STAYS_S = 30.0
 """Seconds in which what was written is taken to be there still: where the API server refuses many
-requests, each try goes on from what the one before has made."""
+requests, each try goes on from what the one before has made, and a pod is known before the watch
+tells of it."""
 
 
 class NameTakenError(Exception):
@@ -61,6 +63,20 @@ class RunObjects:
         self._key = b""
         self._written: dict[str, tuple[Json, float]] = {}
         """By name, what was last written of what pods rely on, and until when that is there."""
+        self._created: dict[str, tuple[Pod, float]] = {}
+        """By UID, the pods that the watch has not told of yet, and until when it is awaited to."""
+
+    def with_created(self, told: Iterable[Pod]) -> tuple[Pod, ...]:
+        """Return the pods that the watch has told of, and those created since, which would be
+        created once more else, under other indexes perhaps.
+        """
+        pods = {pod.uid: pod for pod in told}
+        self._created = {
+            uid: (pod, awaited_until)
+            for uid, (pod, awaited_until) in self._created.items()
+            if uid not in pods and self._clock() < awaited_until
+        }
+        return (*pods.values(), *(pod for pod, _ in self._created.values()))
 
     async def key(self) -> bytes:
         """Return the run's key; empty as long as its Secret does not exist."""
@@ -99,11 +115,15 @@ class RunObjects:
                 source_uid=source_uid,
             )
             async with limit:
+                created: Json | None
                 try:
-                    await self._kube.create(PODS, body)
+                    created = await self._kube.create(PODS, body)
                 except ConflictError:
                     # Ours, and the watch has not told yet; or somebody else's.
-                    await self._own(PODS, body["metadata"]["name"])
+                    created = await self._own(PODS, body["metadata"]["name"])
+                pod = parse_pod(created) if created else None
+                if pod is not None:
+                    self._created[pod.uid] = (pod, self._clock() + _STAYS_S)
 
         await _finish_all(create(index) for index in indexes)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelscaling.protocol import AgentState, StopMode
 from modelscaling_operator.action import DeletePod, Stop
+from modelscaling_operator.breakage import is_awaited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,8 +55,9 @@ def wind_down(
         elif overdue or not pod.live:
             yield DeletePod(pod=pod)
         elif agent is None:
-            # One that does not answer has perhaps just ended, with a log that is to be kept.
-            if not keep_ended:
+            # One that does not answer any more has perhaps just ended, and its report is still to
+            # come, or its log to be kept.
+            if not keep_ended and not is_awaited(pod, seen, now):
                 yield DeletePod(pod=pod)
         elif agent.state not in _ENDING:
             yield Stop(pod=pod, mode=mode, generation=max(generation, agent.generation))

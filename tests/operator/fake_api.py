@@ -22,6 +22,8 @@ class FakeApi:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     hangs: bool = False
+    busy_path: str = ""
+    """Requests for it are refused."""
     url: str = ""
     _version: int = 0
 
@@ -49,6 +51,8 @@ class FakeApi:
             await asyncio.Event().wait()
         if self.answers:
             return self.answers.pop(0)
+        if request.path == self.busy_path:
+            return _status(503, "busy")
         return self._keep(request.method, request.path, body)
 
     def _keep(  # noqa: PLR0911 - one answer a verb
@@ -58,7 +62,8 @@ class FakeApi:
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
                 return _status(409, "already exists")
-            return self._store(path, body, 201)
+            known = {"uid": f"uid-{self._version}", "creationTimestamp": "2026-01-01T00:00:00Z"}
+            return self._store(path, {**body, "metadata": {**body["metadata"], **known}}, 201)
         if method == "PATCH":
             return self._apply(path, body)
         present = self.objects.get(path)

@@ -12,6 +12,7 @@ from modelscaling.exit_code import ExitCode
 from modelscaling.protocol import AgentState, GroupAssignment, StopMode
 from modelscaling_operator.action import Assign, CreatePods, DeletePod, Stop
 from modelscaling_operator.observation import Obstacle, PodPhase
+from modelscaling_operator.presence import HICCUP_S
 from tests.operator.runs import (
     CHECKPOINT,
     OTHER_VOLUME,
@@ -20,7 +21,7 @@ from tests.operator.runs import (
     state,
     trained_world,
 )
-from tests.operator.world import World, make_failure, make_pod
+from tests.operator.world import RUN, World, make_failure, make_pod
 
 
 def test_a_new_run_gets_all_its_pods_at_once() -> None:
@@ -143,6 +144,24 @@ def test_a_run_that_cannot_save_where_it_has_moved_to_still_knows_its_checkpoint
         world.vanish(pod.index)
 
     assert next_assignment(world).checkpoint_step == saved > 0
+
+
+def test_the_report_of_a_pod_that_just_fell_silent_is_waited_for() -> None:
+    world = trained_world()
+    world.edit(replicas=2, checkpoint=CHECKPOINT, suspend=True)
+    uid = world.pods[RUN.pod_name(1)].uid
+    world.cut_off(1)
+
+    def is_deleted() -> bool:
+        return any(isinstance(a, DeletePod) and a.pod.uid == uid for a in world.actions)
+
+    for _ in range(HICCUP_S - 1):
+        world.tick()
+        assert not is_deleted()
+
+    world.tick()
+    world.tick()
+    assert is_deleted()
 
 
 def test_a_suspended_run_says_which_steps_it_has_not_saved() -> None:

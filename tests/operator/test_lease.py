@@ -122,6 +122,21 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_before_it_runs_out(
     api.hangs = False
 
 
+async def test_a_lease_outlasts_a_server_that_refuses_for_a_while(
+    api: FakeApi, make_lease: Callable[[str], Lease], lost: asyncio.Event
+) -> None:
+    lease = make_lease("a")
+    await lease.acquire()
+    api.answers = [status_answer(503, "busy") for _ in range(8)]
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await lost.wait()
+
+    assert lease.held
+    assert not api.answers
+
+
 async def test_a_server_that_does_not_answer_does_not_hold_up_the_end(
     api: FakeApi, make_lease: Callable[[str], Lease]
 ) -> None:

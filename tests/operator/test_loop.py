@@ -93,7 +93,31 @@ async def test_the_status_is_written_before_anything_is_done(bench: Bench) -> No
     assert {f"{_CORE}/pods/tiny-0", f"{_CORE}/pods/tiny-1"} <= set(bench.api.objects)
 
 
+async def test_pods_that_the_watch_has_not_told_of_are_not_created_again(bench: Bench) -> None:
+    await bench.loop.look()
+    # As one does whose index is free again before the watch tells of its replacement.
+    del bench.api.objects[f"{_CORE}/pods/tiny-0"]
+    bench.api.requests.clear()
+
+    await bench.loop.look()
+
+    assert f"POST {_CORE}/pods" not in bench.writes
+
+
+async def test_what_is_refused_after_the_status_was_written_is_soon_tried_again(
+    bench: Bench,
+) -> None:
+    bench.api.busy_path = f"{_CORE}/pods"
+
+    for edit in (1, 2, 3):
+        bench.set_run(make_spec(replicas=edit), generation=edit, resourceVersion=str(100 * edit))
+        assert await bench.loop._look_safely() == 0.5
+
+    assert await bench.loop._look_safely() == 1.0
+
+
 async def test_an_equal_status_is_not_written_again(bench: Bench) -> None:
+    await bench.loop.look()
     await bench.loop.look()
     bench.api.requests.clear()
 

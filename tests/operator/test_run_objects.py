@@ -73,6 +73,29 @@ async def test_what_was_made_long_ago_may_be_gone_and_is_made_again(
     assert await RunObjects(kube, RUN).key() == key
 
 
+async def test_a_pod_is_known_before_the_watch_tells_of_it(kube: Kube, wish: Wish) -> None:
+    objects = RunObjects(kube, RUN)
+    await create(objects, wish)
+
+    [pod] = objects.with_created([])
+    assert (pod.index, pod.image) == (0, "trainer:1")
+
+    # The watch has told: what it says holds from now on, also that the pod is gone.
+    assert objects.with_created([pod]) == (pod,)
+    assert objects.with_created([]) == ()
+
+
+async def test_a_pod_that_the_watch_never_tells_of_is_not_believed_in_for_ever(
+    kube: Kube, wish: Wish
+) -> None:
+    now = 0.0
+    objects = RunObjects(kube, RUN, clock=lambda: now)
+    await create(objects, wish)
+    now = 30.0
+
+    assert objects.with_created([]) == ()
+
+
 async def test_another_configuration_is_written_at_once(
     api: FakeApi, kube: Kube, wish: Wish
 ) -> None:

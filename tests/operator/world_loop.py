@@ -82,7 +82,9 @@ class WorldKube(Kube):
             raise ConflictError(name)
         image = body["spec"]["containers"][0]["image"]
         self._world.create(int(body["metadata"]["labels"][INDEX_LABEL]), image)
-        return body
+        pod = self._world.pods[name]
+        known = {"uid": pod.uid, "creationTimestamp": pod.created.isoformat()}
+        return {**body, "metadata": {**body["metadata"], **known}}
 
     async def apply(self, resource: Resource, body: Json, *, subresource: str = "") -> Json:
         """Keep a status, or what pods rely on."""

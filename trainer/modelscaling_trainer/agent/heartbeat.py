@@ -129,7 +129,7 @@ class Heartbeat:
                 await former.close()
             if company.told_attempt:
                 await tell_broken_attempt(socket, company.told_attempt)
-            contact = await listen(socket)
+            contact = await listen(socket, company.periods)
         finally:
             # Unless it has connected again meanwhile.
             if company.sockets.get(index) is socket:

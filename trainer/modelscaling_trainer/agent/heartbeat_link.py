@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
@@ -55,7 +56,7 @@ def periods_of(pods: int) -> Periods:
 async def accept(request: web.Request, periods: Periods) -> web.WebSocketResponse:
     """Open the first member's end of a connection."""
     socket = web.WebSocketResponse(
-        receive_timeout=periods.silence, timeout=_CLOSE_TIMEOUT_S, compress=False
+        receive_timeout=periods.silence, timeout=_CLOSE_TIMEOUT_S, compress=False, autoping=False
     )
     await socket.prepare(request)
     return socket
@@ -63,16 +64,27 @@ async def accept(request: web.Request, periods: Periods) -> web.WebSocketRespons
 
 async def listen(
     socket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+    periods: Periods,
     on_broken_attempt: Callable[[int], None] = lambda _: None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Contact:
-    """Take in what comes until the connection ends; return how it did."""
+    """Take in what comes until the connection ends; return how it did. A silence counts only where
+    this process itself was there: what came while it stood still is yet to be read.
+    """
     while not socket.closed:
+        silent_at = clock() + periods.silence
         try:
             message = await socket.receive()
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            if message.type is WSMsgType.TEXT:
+                on_broken_attempt(BrokenAttempt.model_validate_json(message.data).broken_attempt)
+            elif message.type is WSMsgType.PING:
+                await socket.pong(message.data)
+        except TimeoutError:
+            if clock() < silent_at + periods.ping:
+                return Contact.BROKEN
+        except (aiohttp.ClientError, ConnectionError):
             return Contact.BROKEN
-        if message.type is WSMsgType.TEXT:
-            on_broken_attempt(BrokenAttempt.model_validate_json(message.data).broken_attempt)
     return Contact.PARTED if socket.close_code == FAREWELL else Contact.BROKEN
 
 
@@ -96,12 +108,13 @@ async def connect(
             request.url,
             headers=request.headers,
             timeout=aiohttp.ClientWSTimeout(ws_receive=periods.silence, ws_close=_CLOSE_TIMEOUT_S),
+            autoping=False,
         )
     try:
         on_open()
         async with asyncio.TaskGroup() as tasks:
             pings = tasks.create_task(_ping(socket, periods.ping))
-            contact = await listen(socket, on_broken_attempt)
+            contact = await listen(socket, periods, on_broken_attempt)
             pings.cancel()
     except asyncio.CancelledError:
         await part(socket, last_word())
