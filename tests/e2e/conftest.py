@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.local_run import train_locally
-from tests.e2e.steady import steady_spec
+from tests.e2e.local_run import Undisturbed
+from tests.e2e.steady import spec_of_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +50,9 @@ def operator(cluster: Cluster, run_namespace: str, crd: None) -> Iterator[str]: 
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """The steps of the steady run in one process on this machine, which nobody disturbs."""
-    return train_locally(steady_spec(), tmp_path_factory.mktemp("undisturbed"))
+    return Undisturbed(spec_of_steps, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 _SIGNAL_WORKER = """
 import os, sys
+from contextlib import suppress
 from pathlib import Path
-def parent(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal()]
-parents = {pid: parent(pid) for pid in pids if pid != os.getpid()}
+parents = {}
+for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal()):
+    # Processes end meanwhile.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        parents[pid] = int(stat.rpartition(")")[2].split()[1])
+parents.pop(os.getpid())
 # The first process is the agent, its child forks the workers.
 workers = [pid for pid, above in parents.items() if parents.get(above) == 1]
 os.kill(workers[0], int(sys.argv[1]))
@@ -83,7 +87,8 @@ def wait_for_attempt(
 
 def check_checkpoints(run: LiveRun) -> None:
     """No checkpoint is torn, and none is lost that the status speaks of."""
-    first = run.members(run.get()["status"])[0]
+    status = run.wait_for(lambda status: status["progress"].get("checkpointStep"))
+    first = run.members(status)[0]
     # Training waits, so that it does not end meanwhile.
     signal_worker(run, first, SIGSTOP)
     known = run.get()["status"]["progress"]["checkpointStep"]

@@ -11,15 +11,16 @@ from tests.shared.spec import make_spec
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
 
-TOTAL_STEPS = 1000
+TOTAL_STEPS = 3000
 """More than any test needs: a run is deleted once it has shown that it goes on."""
 LOSS_TOLERANCE = 1e-4
 _STEPS_AFTER = 30
 
 
 def steady_spec(**changes: Any) -> dict[str, Any]:
-    """Return a run of about half a minute, in fp32 at a rate that does not amplify rounding; its
+    """Return a run of more than a minute, in fp32 at a rate that does not amplify rounding; its
     steps are the same however many follow.
     """
     return make_spec(
@@ -27,7 +28,7 @@ def steady_spec(**changes: Any) -> dict[str, Any]:
             "model__contextLength": 64,
             "replicas": 2,
             "data__text__path": "/opt/modelscaling/corpus/a*.py",
-            "training__tokens": 24 * 64 * TOTAL_STEPS,
+            "training__tokens": tokens_of(TOTAL_STEPS),
             "training__globalBatchSize": 24,
             "training__learningRate": "3e-4",
             "training__schedule": {"shape": "WarmupStableDecay", "decayFraction": "0"},
@@ -48,6 +49,16 @@ def steady_spec(**changes: Any) -> dict[str, Any]:
     )
 
 
+def tokens_of(steps: int) -> int:
+    """Return the tokens of so many steps of a steady run."""
+    return 24 * 64 * steps
+
+
+def spec_of_steps(steps: int) -> dict[str, Any]:
+    """Return a steady run of so many steps."""
+    return steady_spec(training__tokens=tokens_of(steps))
+
+
 def saved(claim: str) -> dict[str, Any]:
     """Return `spec.checkpoint` for a claim."""
     return {"volume": {"persistentVolumeClaim": {"claimName": claim}}, "everySteps": 100}
@@ -63,14 +74,15 @@ def begin(
     return run
 
 
-def finish(run: LiveRun, undisturbed: list[dict[str, Any]]) -> dict[str, Any]:
+def finish(run: LiveRun, undisturbed: Undisturbed) -> dict[str, Any]:
     """Return the status of a run that has got over what was done to it, and goes on: it has done
     every step once, on the samples and with the loss of the undisturbed one, with the pods that it
     is to have and with its last edit taken note of. No pod is left of it once it is deleted.
     """
     found = run.get()
     spec, edits = found["spec"], found["metadata"]["generation"]
-    step = min(step_of(found["status"]) + _STEPS_AFTER, TOTAL_STEPS)
+    progress = found["status"]["progress"]
+    step = min(progress["step"] + _STEPS_AFTER, progress["totalSteps"])
     status = run.wait_for(
         lambda status: (
             status["observedGeneration"] == edits
@@ -83,7 +95,7 @@ def finish(run: LiveRun, undisturbed: list[dict[str, Any]]) -> dict[str, Any]:
     run.wait_for_no_pods()
 
     progress = status["progress"]
-    assert progress["sampleDigest"] == undisturbed[progress["step"] - 1]["sample_digest"]
+    assert progress["sampleDigest"] == undisturbed.at(progress["step"])["sample_digest"]
     assert_followed([progress], undisturbed)
     return status
 
@@ -119,11 +131,11 @@ def wait_for_pods(run: LiveRun, members: list[str], *, others: int = 0) -> None:
     )
 
 
-def assert_followed(seen: list[dict[str, Any]], undisturbed: list[dict[str, Any]]) -> None:
+def assert_followed(seen: list[dict[str, Any]], undisturbed: Undisturbed) -> None:
     """Every status that was seen has the loss of the undisturbed run at its step."""
     assert seen
     for progress in seen:
-        expected = undisturbed[progress["step"] - 1]["loss"]
+        expected = undisturbed.at(progress["step"])["loss"]
         assert float(progress["loss"]) == pytest.approx(expected, abs=LOSS_TOLERANCE)
 
 

@@ -56,7 +56,7 @@ def test_the_demo_example_learns_and_shows_its_numbers_and_goes(
         f'{{namespace="{run_namespace}", name="stdlib-3m"}}',
         present=False,
     )
-    assert run.pods() == {}
+    run.wait_for_no_pods()
 
 
 def _assert_throughput_adds_up(prometheus: str, run: LiveRun) -> None:

@@ -10,11 +10,12 @@ import yaml
 
 from modelscaling.protocol import CHECKPOINT_MOUNT
 from tests.conftest import ROOT
-from tests.e2e.steady import begin, causes, finish, lost_steps, saved, steady_spec
+from tests.e2e.steady import begin, causes, finish, lost_steps, saved, steady_spec, tokens_of
 from tests.live_run import LiveRun, condition_of, step_of
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
 
 pytestmark = [
     pytest.mark.cluster,
@@ -95,7 +96,7 @@ def test_what_cannot_be_grown_is_refused_and_the_run_trains_on(
 
 
 def test_growth_that_raises_the_loss_is_taken_back_and_leaves_no_trace(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "jumps", step=300)
 
@@ -115,17 +116,18 @@ def test_a_run_grows_by_its_schedule_without_anybodys_hand(
     cluster: Cluster, run_namespace: str
 ) -> None:
     run = LiveRun(cluster=cluster, namespace=run_namespace, name="scheduled")
-    stages = [{"tokens": 24 * 64 * at, "layers": layers} for at, layers in ((100, 3), (200, 4))]
+    # The operator, which looks every 2 s, has 300 steps to see that a stage is reached.
+    stages = [{"tokens": tokens_of(at), "layers": layers} for at, layers in ((100, 3), (400, 4))]
     growth = {"schedule": stages, "rewarmupSteps": 20}
-    run.apply(steady_spec(model__growth=growth, training__tokens=24 * 64 * 300))
+    run.apply(steady_spec(model__growth=growth, training__tokens=tokens_of(700)))
     status = run.wait_for_state("Complete")
     run.delete()
 
     assert causes(status) == ["ModelGrown", "ModelGrown"]
     assert lost_steps(status) == 0
     first, second = (record["step"] for record in status["rescales"])
-    assert 100 <= first < 200 <= second < 300
-    assert status["progress"]["step"] == 300
+    assert 100 <= first < 400 <= second < 700
+    assert status["progress"]["step"] == 700
 
 
 def test_a_run_awaits_another_and_begins_with_its_weights(
@@ -139,13 +141,13 @@ def test_a_run_awaits_another_and_begins_with_its_weights(
             model__layers=4,
             replicas=1,
             checkpoint=saved(claim),
-            training__tokens=24 * 64 * 5,
+            training__tokens=tokens_of(5),
             training__validateEverySteps=5,
         )
     )
     pupil.wait_for_condition("Running", "WaitingForInitFrom")
 
-    teacher.apply(steady_spec(checkpoint=saved(claim), replicas=1, training__tokens=24 * 64 * 200))
+    teacher.apply(steady_spec(checkpoint=saved(claim), replicas=1, training__tokens=tokens_of(200)))
     taught = teacher.wait_for_state("Complete")
     learned = pupil.wait_for_state("Complete")
     for run in (teacher, pupil):

@@ -27,6 +27,7 @@ from tests.e2e.steady import (
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
     from tests.live_run import LiveRun
 
 pytestmark = [
@@ -79,11 +80,9 @@ def _wait_for_newcomer(run: LiveRun, group: Group) -> str:
     raise AssertionError(f"nobody comes to {group.pods}")
 
 
-def _check_recovery(
-    run: LiveRun, replicas: int, undisturbed: list[dict[str, Any]], *, without: str
-) -> None:
+def _check_recovery(run: LiveRun, replicas: int, *, without: str) -> dict[str, Any]:
     """Wait until the run trains without a pod that was killed: with the pods that it is to have and
-    no others, its last edit taken note of, and with the undisturbed run's loss.
+    no others, and its last edit taken note of. Return its progress then.
     """
     status = run.wait_for(
         lambda status: is_settled(status, replicas) and without not in status["group"]["pods"],
@@ -91,7 +90,8 @@ def _check_recovery(
     wait_for_pods(run, status["group"]["pods"])
 
     assert status["observedGeneration"] == run.get()["metadata"]["generation"]
-    assert_followed([status["progress"]], undisturbed)
+    progress: dict[str, Any] = status["progress"]
+    return progress
 
 
 def _pick(victim: Victim, group: Group, changing: str) -> tuple[str, str]:
@@ -107,34 +107,33 @@ def test_a_pod_may_be_killed_at_any_point_of_a_change(
     cluster: Cluster,
     run_namespace: str,
     claim: str,
-    undisturbed: list[dict[str, Any]],
+    undisturbed: Undisturbed,
     victim: Victim,
 ) -> None:
     run = begin(cluster, run_namespace, f"killed-{victim}", checkpoint=saved(claim))
 
-    _kill_before_the_switch(run, victim, undisturbed)
-    _kill_while_the_new_group_meets(run, victim, undisturbed)
-    _kill_after_the_switch(run, victim, undisturbed)
-    _kill_while_the_old_group_ends(run, victim, undisturbed)
+    seen = [
+        _kill_before_the_switch(run, victim),
+        _kill_while_the_new_group_meets(run, victim),
+        _kill_after_the_switch(run, victim),
+        _kill_while_the_old_group_ends(run, victim),
+    ]
     check_checkpoints(run)
     status = finish(run, undisturbed)
 
+    assert_followed(seen, undisturbed)
     assert lost_steps(status) == 0
 
 
-def _kill_before_the_switch(
-    run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]
-) -> None:
+def _kill_before_the_switch(run: LiveRun, victim: Victim) -> dict[str, Any]:
     """Two replicas become three; a pod is killed while the third one starts."""
     group = Group.of(run)
     _scale(run, 3)
     pod, _ = _pick(victim, group, _wait_for_newcomer(run, group))
-    _check_recovery(run, 3, undisturbed, without=_kill(run, pod))
+    return _check_recovery(run, 3, without=_kill(run, pod))
 
 
-def _kill_while_the_new_group_meets(
-    run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]
-) -> None:
+def _kill_while_the_new_group_meets(run: LiveRun, victim: Victim) -> dict[str, Any]:
     """Three replicas become four; a pod is killed when all others have come to the new group."""
     group = Group.of(run)
     _, stopped = _pick(victim, group, group.pods[-1])
@@ -150,12 +149,10 @@ def _kill_while_the_new_group_meets(
     killed = _kill(run, pod)
     if pod != newcomer:
         signal_worker(run, newcomer, SIGCONT)
-    _check_recovery(run, 4, undisturbed, without=killed)
+    return _check_recovery(run, 4, without=killed)
 
 
-def _kill_while_the_old_group_ends(
-    run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]
-) -> None:
+def _kill_while_the_old_group_ends(run: LiveRun, victim: Victim) -> dict[str, Any]:
     """Four replicas become two; a pod is killed before the four came to a step's end."""
     group = Group.of(run)
     pod, stopped = _pick(victim, group, group.pods[-1])
@@ -164,11 +161,11 @@ def _kill_while_the_old_group_ends(
     run.wait_for(lambda status: status["group"]["generation"] > group.generation)
     killed = _kill(run, pod)
     signal_worker(run, stopped, SIGCONT)
-    _check_recovery(run, 2, undisturbed, without=killed)
+    return _check_recovery(run, 2, without=killed)
 
 
-def _kill_after_the_switch(run: LiveRun, victim: Victim, undisturbed: list[dict[str, Any]]) -> None:
+def _kill_after_the_switch(run: LiveRun, victim: Victim) -> dict[str, Any]:
     """A pod is killed of the four that have just begun to train."""
     group = Group.of(run)
     pod, _ = _pick(victim, group, group.pods[-1])
-    _check_recovery(run, 4, undisturbed, without=_kill(run, pod))
+    return _check_recovery(run, 4, without=_kill(run, pod))

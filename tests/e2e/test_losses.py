@@ -31,9 +31,9 @@ from tests.live_run import condition_of, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
     from tests.live_run import LiveRun
 
 pytestmark = [
@@ -66,7 +66,7 @@ def _no_operator(cluster: Cluster, namespace: str) -> Iterator[None]:
 
 
 def test_a_killed_worker_is_replaced_in_its_pod(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "worker-killed")
     before = run.pods()
@@ -85,7 +85,7 @@ def test_a_killed_worker_is_replaced_in_its_pod(
 
 
 def test_a_killed_pod_is_done_without_until_another_is_there(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "shrinks", elastic=_ELASTIC)
 
@@ -101,7 +101,7 @@ def test_a_killed_pod_is_done_without_until_another_is_there(
 
 
 def test_a_spare_takes_the_place_of_a_killed_pod(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "spared", elastic={"spares": 1})
     here = f"--selector=modelscaling.dev/name={run.name}"
@@ -118,14 +118,15 @@ def test_a_spare_takes_the_place_of_a_killed_pod(
     )
     status = finish(run, undisturbed)
 
-    assert spare["metadata"]["uid"] not in members
-    assert spare["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in selected["items"]}
-    assert float(changed["rescales"][0]["downtimeSeconds"]) < 5
+    uid = spare["metadata"]["uid"]
+    assert uid not in members
+    assert uid in {pod["metadata"]["uid"] for pod in selected["items"]}
+    assert changed["group"]["pods"] == [members[0], uid]
     assert lost_steps(status) == 0
 
 
 def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_the_checkpoint(
-    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "pod-killed", step=250, checkpoint=saved(claim))
 
@@ -142,7 +143,7 @@ def test_a_pod_killed_under_an_invalid_spec_costs_no_more_than_the_steps_since_t
 
 
 def test_a_run_whose_pods_are_all_killed_goes_on_from_the_newest_checkpoint_that_is_whole(
-    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "torn", step=200, checkpoint=saved(claim))
     run.wait_for(lambda status: status["progress"].get("checkpointStep", 0) >= 200)
@@ -150,6 +151,8 @@ def test_a_run_whose_pods_are_all_killed_goes_on_from_the_newest_checkpoint_that
     # Training waits, so that nothing newer is saved meanwhile.
     signal_worker(run, "torn-0", SIGSTOP)
     torn = tear_newest_checkpoint(run, "torn-0")
+    # Steps are lost that somebody has heard of.
+    run.wait_for_step(torn)
     run.kubectl("delete", "pods", "torn-0", "torn-1", "--grace-period=0", "--force")
     changed = run.wait_for(lambda status: len(causes(status)) == 1)
     finish(run, undisturbed)
@@ -160,7 +163,7 @@ def test_a_run_whose_pods_are_all_killed_goes_on_from_the_newest_checkpoint_that
 
 
 def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(
         cluster,
@@ -180,7 +183,7 @@ def test_a_sharded_run_without_checkpoints_goes_on_from_copies_in_memory(
 
 
 def test_a_lost_node_is_given_up_by_the_pods_and_not_by_kubernetes(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "node-lost", elastic=_ELASTIC)
     node = _node_of(run, "node-lost-1")
@@ -197,7 +200,7 @@ def test_a_lost_node_is_given_up_by_the_pods_and_not_by_kubernetes(
 
 
 def test_of_two_pods_that_cannot_reach_each_other_one_is_replaced(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "severed", replicas=3)
     pods = [
@@ -206,8 +209,13 @@ def test_of_two_pods_that_cannot_reach_each_other_one_is_replaced(
     assert len({pod["spec"]["nodeName"] for pod in pods}) == 2  # else they share a bridge
     addresses = [pod["status"]["podIP"] for pod in pods]
 
+    sentence = "pod severed-2 and severed-1 cannot reach each other"
     cut_pair(*addresses)
     try:
+        # A later failure, such as of the pod that is being ended, takes the message's place.
+        run.wait_for(
+            lambda status: sentence in status.get("restarts", {}).get("message", ""), timeout_s=60
+        )
         changed = run.wait_for(lambda status: len(status.get("rescales", [])) == 1, timeout_s=60)
     finally:
         join_pair(*addresses)
@@ -215,13 +223,12 @@ def test_of_two_pods_that_cannot_reach_each_other_one_is_replaced(
 
     (record,) = changed["rescales"]
     assert record["cause"] == "PodsSevered"
-    assert float(record["downtimeSeconds"]) < 40
-    assert "pod severed-2 and severed-1 cannot reach each other" in status["restarts"]["message"]
+    assert float(record["downtimeSeconds"]) < 40  # and not the collectives' timeout of 300
     assert lost_steps(status) == 0
 
 
 def test_a_node_that_is_switched_off_takes_no_step_with_it(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "switched-off")
     node = _node_of(run, "switched-off-0")
@@ -237,7 +244,7 @@ def test_a_node_that_is_switched_off_takes_no_step_with_it(
 
 
 def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "stopped")
 
@@ -250,7 +257,8 @@ def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
             in condition_of(status, "Stalled").get("message", "")
         )
     )
-    left_s = stopped_at + _STOPPED_S - time.monotonic()
+    # On a busy machine it may have been said so late that none are left.
+    left_s = max(stopped_at + _STOPPED_S - time.monotonic(), 5)
     meanwhile = list(run.statuses(timeout_s=left_s))
     stopped_s = time.monotonic() - stopped_at
     signal_worker(run, "stopped-1", SIGCONT)
@@ -271,7 +279,7 @@ def test_a_rank_that_is_stopped_for_half_a_minute_is_said_to_lag(
 
 
 def test_a_rank_that_is_stopped_for_good_is_replaced_in_its_pod(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "hung")
     before = run.pods()
@@ -282,13 +290,15 @@ def test_a_rank_that_is_stopped_for_good_is_replaced_in_its_pod(
     finish(run, undisturbed)
 
     assert before == after
-    assert "rank 0 was not heard of for" in status["restarts"]["message"]
+    # The limits are alike, and which is reached first depends on what its agent heard last.
+    why = status["restarts"]["message"]
+    assert "rank 0 was not heard of for" in why or "rank 0 has not come beyond step" in why
     assert status["restarts"]["count"] == 1
     assert lost_steps(status) == 0
 
 
 def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
-    cluster: Cluster, run_namespace: str, operator: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, operator: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "alone")
 
@@ -303,7 +313,7 @@ def test_a_crashed_worker_is_replaced_while_there_is_no_operator(
 
 
 def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothing_twice(
-    cluster: Cluster, run_namespace: str, operator: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, operator: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "operator-killed")
     before = run.pods()
@@ -319,7 +329,7 @@ def test_a_killed_operator_leaves_the_run_alone_and_its_successor_creates_nothin
 
 
 def test_the_api_server_and_etcd_may_restart_in_the_middle_of_a_change(
-    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "restarted", checkpoint=saved(claim))
     layout = Layout.here()

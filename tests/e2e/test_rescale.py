@@ -23,6 +23,7 @@ from tests.live_run import LiveRun, condition_of, step_of
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
 
 pytestmark = [
     pytest.mark.cluster,
@@ -49,7 +50,7 @@ def _follow(run: LiveRun, *, until: str) -> list[dict[str, Any]]:
 
 
 def test_a_sharded_run_without_checkpoints_is_scaled_and_laid_out_anew_while_it_trains(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(
         cluster, run_namespace, "edited", parallelism={"strategy": "Custom", "dataReplicate": 1}
@@ -90,7 +91,7 @@ def test_a_sharded_run_without_checkpoints_is_scaled_and_laid_out_anew_while_it_
 
 
 def test_of_edits_that_come_close_together_the_last_one_wins(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "hurried")
 
@@ -104,10 +105,10 @@ def test_of_edits_that_come_close_together_the_last_one_wins(
 
 
 def test_a_change_that_has_no_room_leaves_the_group_training_and_can_be_taken_back(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "crowded")
-    quota = {
+    quota: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
         "metadata": {"name": "crowded"},
@@ -117,6 +118,9 @@ def test_a_change_that_has_no_room_leaves_the_group_training_and_can_be_taken_ba
     }
     run.kubectl("apply", "--filename=-", stdin=json.dumps(quota))
     try:
+        # Until the quota's controller has noted the bound, nothing is refused.
+        noted = f"--for=jsonpath={{.status.hard.pods}}={quota['spec']['hard']['pods']}"
+        run.kubectl("wait", "resourcequota/crowded", noted, "--timeout=30s")
         run.kubectl("scale", "msc/crowded", "--replicas=3")
         waiting = run.wait_for(
             lambda status: condition_of(status, "Rescaling").get("reason") == "PodForbidden"
@@ -136,7 +140,7 @@ def test_a_change_that_has_no_room_leaves_the_group_training_and_can_be_taken_ba
 
 
 def test_a_horizontal_pod_autoscaler_moves_a_run(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "autoscaled", step=20, replicas=1)
     autoscaler = {
@@ -173,7 +177,7 @@ def test_a_horizontal_pod_autoscaler_moves_a_run(
 
 
 def test_a_run_that_was_suspended_and_scaled_is_the_undisturbed_run(
-    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: Undisturbed
 ) -> None:
     run = LiveRun(cluster=cluster, namespace=run_namespace, name="paused")
     run.apply(steady_spec(checkpoint=saved(claim), replicas=4, suspend=True))
@@ -195,7 +199,7 @@ def test_a_run_that_was_suspended_and_scaled_is_the_undisturbed_run(
 
 
 def test_a_pod_that_is_evicted_hands_its_state_over(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(
         cluster, run_namespace, "drained", parallelism={"strategy": "Custom", "dataReplicate": 1}

@@ -11,6 +11,7 @@ from tests.live_run import condition_of, step_of
 
 if TYPE_CHECKING:
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
     from tests.live_run import LiveRun
 
 pytestmark = [
@@ -41,7 +42,7 @@ def test_a_template_is_edited_while_the_run_trains(
     cluster: Cluster,
     run_namespace: str,
     claim: str,
-    undisturbed: list[dict[str, Any]],
+    undisturbed: Undisturbed,
     *,
     has_volume: bool,
 ) -> None:
@@ -67,7 +68,7 @@ def test_a_template_is_edited_while_the_run_trains(
 
 
 def test_a_run_goes_on_in_pods_with_other_processes_and_a_volume(
-    cluster: Cluster, run_namespace: str, claim: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, claim: str, undisturbed: Undisturbed
 ) -> None:
     run = begin(cluster, run_namespace, "moved")
 

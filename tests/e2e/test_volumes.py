@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from signal import SIGCONT, SIGSTOP
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,7 @@ from devcluster.errors import ClusterError
 from devcluster.layout import Layout, Node
 from devcluster.waiting import wait_until
 from modelscaling.protocol import CHECKPOINT_MOUNT
+from tests.e2e.in_pods import signal_worker
 from tests.e2e.steady import begin, finish, lost_steps
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from demo.kubectl import Cluster
+    from tests.e2e.local_run import Undisturbed
     from tests.live_run import LiveRun
 
 pytestmark = [
@@ -94,7 +97,7 @@ def _wait_for_save(run: LiveRun, *, after: int) -> int:
 
 
 def test_a_volume_that_is_full_or_read_only_or_lost_costs_checkpoints_and_no_step(
-    cluster: Cluster, run_namespace: str, undisturbed: list[dict[str, Any]]
+    cluster: Cluster, run_namespace: str, undisturbed: Undisturbed
 ) -> None:
     kept = {"volume": _MEMORY, "everySteps": _EVERY_STEPS}
     run = begin(cluster, run_namespace, "volume", replicas=1, checkpoint=kept)
@@ -106,7 +109,10 @@ def test_a_volume_that_is_full_or_read_only_or_lost_costs_checkpoints_and_no_ste
     with _read_only(run):
         _wait_for_failure(run, "Read-only file system")
     saved = _wait_for_save(run, after=saved)
+    # The worker waits, so that it does not remove an old checkpoint at the same time.
+    signal_worker(run, "volume-0", SIGSTOP)
     _on_volume(run, _REMOVE_ALL)
+    signal_worker(run, "volume-0", SIGCONT)
     _wait_for_save(run, after=saved + _EVERY_STEPS)
     status = finish(run, undisturbed)
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from devcluster.waiting import wait_until
 from modelscaling_operator.kube import Kube
 from tests.live_run import LiveRun
 from tests.operator.fake_api import FakeApi
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from demo.kubectl import Cluster
 
 TRAINER_IMAGE = os.environ.get("TRAINER_IMAGE", "localhost/modelscaling-trainer:dev")
+LEASE_DURATION_S = 30.0
+"""An operator whose renewal is late ends, and here nobody starts the next one."""
 _START_S = 30
 _STOP_S = 20
 
@@ -46,7 +48,7 @@ class OperatorProcess:
     kubeconfig: Path
     namespace: str
     log: Path
-    lease_duration_s: float = 3
+    lease_duration_s: float = LEASE_DURATION_S
     port: int = field(default_factory=_free_port)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -68,14 +70,12 @@ class OperatorProcess:
                 stderr=log,
                 env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
             )
-        deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
-            assert self._process.poll() is None, self.log.read_text()
-            with socket.socket() as probe:
-                probe.settimeout(0.2)
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-        raise AssertionError(f"the operator does not listen: {self.log.read_text()}")
+        wait_until(
+            self._listens,
+            what="an answer of the operator",
+            timeout_s=_START_S,
+            hint=self.log.read_text,
+        )
 
     def end(self, number: signal.Signals) -> None:
         """Send it a signal, and wait for its end."""
@@ -83,9 +83,23 @@ class OperatorProcess:
         self._process.send_signal(number)
         self._process.wait(timeout=_STOP_S)
 
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-def _serving(cluster: Cluster, namespace: str, log: Path) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(kubeconfig=cluster.kubeconfig, namespace=namespace, log=log)
+
+def _serving(
+    cluster: Cluster, namespace: str, log: Path, lease_duration_s: float = LEASE_DURATION_S
+) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(
+        kubeconfig=cluster.kubeconfig,
+        namespace=namespace,
+        log=log,
+        lease_duration_s=lease_duration_s,
+    )
     process.start()
     yield process
     process.end(signal.SIGTERM)
@@ -122,12 +136,18 @@ async def kube(api: FakeApi) -> AsyncIterator[Kube]:
 
 
 @pytest.fixture
+def lease_duration_s() -> float:
+    """How long the lease of the test's operator lasts."""
+    return LEASE_DURATION_S
+
+
+@pytest.fixture
 def operator(
-    cluster: Cluster, crd: None, namespace: str, tmp_path: Path
+    cluster: Cluster, crd: None, namespace: str, tmp_path: Path, lease_duration_s: float
 ) -> Iterator[OperatorProcess]:
     """A running operator that serves the test's namespace."""
     del crd
-    yield from _serving(cluster, namespace, tmp_path / "operator.log")
+    yield from _serving(cluster, namespace, tmp_path / "operator.log", lease_duration_s)
 
 
 @pytest.fixture
