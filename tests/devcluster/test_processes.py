@@ -93,7 +93,7 @@ def test_a_started_program_is_found_and_killed_and_knows_no_secret(
 def test_a_program_that_ends_at_once_is_reported_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(processes, "_START_TIMEOUT_S", 2.0)
     program = replace(make_sleeper(tmp_path, "x"), is_ready=lambda: False)
 
     def start_and_wait() -> None:

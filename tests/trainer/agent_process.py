@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,12 +14,14 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelscaling.mesh import Mesh
 from modelscaling.protocol import (
+    AGENT_PORT,
     SIGNATURE_HEADER,
     AgentEnvironment,
     AgentState,
@@ -43,9 +47,9 @@ class StartAgent(Protocol):
 
 
 KEY = b"the key of the tests' run"
-_ADDRESS = "127.0.0.1"
 _HTTP_TIMEOUT_S = 10
 _POLL_S = 0.02
+_births = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +66,14 @@ class AgentProcess:
 
     index: int
     processes: int
-    port: int
+    address: str
     directory: Path
     process: subprocess.Popen[bytes] = field(repr=False)
 
     @property
     def member(self) -> Member:
         """The pod as a member of a group."""
-        return Member(index=self.index, address=_ADDRESS, port=self.port, processes=self.processes)
+        return Member(index=self.index, address=self.address, processes=self.processes)
 
     def request(
         self, method: str, path: str, message: Message | None = None, *, key: bytes | None = KEY
@@ -78,7 +82,7 @@ class AgentProcess:
         body = message.model_dump_json().encode() if message else b""
         headers = {SIGNATURE_HEADER: sign(key, method=method, path=path, body=body)} if key else {}
         request = urllib.request.Request(
-            f"http://{_ADDRESS}:{self.port}{path}",
+            f"http://{self.address}:{AGENT_PORT}{path}",
             method=method,
             data=body or None,
             headers=headers,
@@ -155,6 +159,11 @@ class AgentProcess:
         """Return all that it has logged."""
         return (self.directory / "log").read_text()
 
+    def deaths(self) -> set[tuple[int, str]]:
+        """Return the ranks of the workers whose death it has logged, and in what words."""
+        said = re.findall(r'reason=WorkerDied failure="(.*)" rank=(\d+)$', self.log(), re.MULTILINE)
+        return {(int(rank), words) for words, rank in said}
+
 
 def start_agent(
     directory: Path,
@@ -169,20 +178,19 @@ def start_agent(
     directory.mkdir(parents=True)
     (directory / "run.json").write_text(configuration.model_dump_json())
     (directory / "key").write_bytes(KEY)
-    port = _free_port()
+    address = _new_address()
     environment = {
         AgentEnvironment.NAMESPACE: "default",
         AgentEnvironment.NAME: "tiny",
         AgentEnvironment.RUN_UID: RUN_UID,
         AgentEnvironment.INDEX: str(index),
         AgentEnvironment.PROCESSES: str(processes),
-        AgentEnvironment.ADDRESS: _ADDRESS,
+        AgentEnvironment.ADDRESS: address,
         AgentOverride.CONFIGURATION_FILE: str(directory / "run.json"),
         AgentOverride.KEY_FILE: str(directory / "key"),
         AgentOverride.SCRATCH_DIRECTORY: str(directory / "scratch"),
         AgentOverride.TERMINATION_LOG: str(directory / "termination"),
-        AgentOverride.BIND_ADDRESS: _ADDRESS,
-        AgentOverride.PORT: str(port),
+        AgentOverride.BIND_ADDRESS: address,
         AgentOverride.TERMINATION_GRACE_SECONDS: str(grace_s),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
@@ -196,7 +204,7 @@ def start_agent(
             env={**os.environ, **environment},
         )
     return AgentProcess(
-        index=index, processes=processes, port=port, directory=directory, process=process
+        index=index, processes=processes, address=address, directory=directory, process=process
     )
 
 
@@ -254,6 +262,19 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _free_port() -> int:
-    with socket.create_server((_ADDRESS, 0)) as server:
-        return int(server.getsockname()[1])
+def _new_address() -> str:
+    """Return a loopback address that no other agent has had, so that its port is free there."""
+    third, last = divmod(next(_births), 255)
+    return f"{_own_network()}.{third}.{last}"
+
+
+@cache
+def _own_network() -> str:
+    """Return a part of the loopback network, 127.n, that is this process' alone, among all that run
+    tests on this machine: it listens at an address there as long as it runs.
+    """
+    for number in range(2, 256):
+        with suppress(OSError):
+            socket.create_server((f"127.{number}.255.1", AGENT_PORT)).detach()
+            return f"127.{number}"
+    raise AssertionError("all of the loopback network is taken")

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 CHECKPOINT = {"volume": {"emptyDir": {}}, "everySteps": 100_000}
 ENDLESS = 1_000_000
+MANY = 1000
+"""Steps that a test can watch to their end, and that take longer than it may stand still."""
 
 
 def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
@@ -36,7 +38,6 @@ def test_sigterm_saves_and_a_second_run_goes_on_at_that_step(
 
     first.terminate()
 
-    assert first.wait_for_status(lambda status: status.is_leaving).state is AgentState.TRAINING
     assert first.wait_for_exit() == ExitCode.INTERRUPTED
     saved = first.report().progress
     assert saved is not None
@@ -59,15 +60,21 @@ def test_a_second_sigterm_does_not_wait_for_the_others(start: StartAgent, text: 
     form(agent, generation=1, run=run)
     agent.wait_for_step(1)
     agent.terminate()
-    agent.wait_for_status(lambda status: status.is_leaving)
+    leaving = agent.wait_for_status(lambda status: status.is_leaving)
 
     agent.terminate()
 
     assert agent.wait_for_exit(20) == ExitCode.INTERRUPTED
+    assert leaving.state is AgentState.TRAINING
 
 
-def test_an_agent_without_a_group_stops_at_once(start: StartAgent, text: Path) -> None:
-    agent = start(make_run(text, steps=ENDLESS))
+def test_an_agent_without_a_group_stops_at_once(
+    start: StartAgent, text: Path, tmp_path: Path
+) -> None:
+    tokenizer = tmp_path / "tokenizer.json"
+    os.mkfifo(tokenizer)  # nobody writes to it, so that its worker starts without an end
+    changes = {"data__tokenizer": {"file": str(tokenizer)}, "model__vocabularySize": 256}
+    agent = start(make_run(text, steps=ENDLESS, **changes))
     agent.wait_for_status(lambda status: status.state is AgentState.STARTING)
 
     agent.terminate()
@@ -110,7 +117,7 @@ def wait_for_end(pidfd: int, *, timeout_s: float) -> bool:
 
 
 def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, text: Path) -> None:
-    run = make_run(text, steps=300)
+    run = make_run(text, steps=MANY)
     first, second, third = (start(run, index=index) for index in range(3))
     for agent in (first, second, third):
         agent.wait_until_warm()
@@ -132,7 +139,7 @@ def test_agents_form_a_group_and_form_it_anew_with_one_more(start: StartAgent, t
     reports = [agent.report() for agent in (first, second, third)]
     assert [report.generation for report in reports] == [2, 2, 2]
     assert reports[0].progress is not None
-    assert reports[0].progress.step == 300
+    assert reports[0].progress.step == MANY
     assert [report.progress for report in reports[1:]] == [None, None]
     assert "rank 2" in third.log()
 
@@ -312,14 +319,17 @@ def test_workers_that_cannot_be_started_end_the_agent_with_the_reason(
 
 
 def test_an_agent_says_how_ready_it_is_and_obeys_only_the_key(
-    start: StartAgent, text: Path
+    start: StartAgent, text: Path, tmp_path: Path
 ) -> None:
-    run = make_run(text, steps=ENDLESS)
-    agent = start(run)
+    run = make_run(text, steps=ENDLESS, checkpoint=CHECKPOINT)
+    volume = tmp_path / "volume"
+    _make_unreadable(volume)
+    agent = start(run, checkpoints=volume)
     agent.wait_for_status(lambda status: status.state is AgentState.STARTING)
     assert agent.request("GET", "/healthz", key=None).status == 200
     assert agent.request("GET", "/readyz", key=None).status == 503
 
+    volume.unlink()
     agent.wait_until_warm()
     assert agent.request("GET", "/readyz", key=None).status == 200
     group = make_group(agent, generation=1, configuration=run)

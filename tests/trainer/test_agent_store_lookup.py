@@ -74,8 +74,8 @@ async def test_a_leader_that_refuses_is_not_asked_again(leader: Leader, status: 
 async def test_a_leader_that_never_knows_is_given_up(leader: Leader) -> None:
     leader.script = [404]
 
-    with pytest.raises(StoreUnknownError, match=r"404 not known here for 0\.05 s"):
-        await look_up_store(leader.member, 3, 2, key=KEY, timeout_s=0.05)
+    with pytest.raises(StoreUnknownError, match=r"404 not known here for 1\.0 s"):
+        await look_up_store(leader.member, 3, 2, key=KEY, timeout_s=1.0)
 
 
 async def test_a_leader_that_does_not_listen_is_given_up(leader: Leader) -> None:

@@ -119,10 +119,8 @@ def test_a_group_that_re_forms_remembers_the_validations_of_the_one_before(
     configuration: RunConfiguration, tmp_path: Path, start_saving: Start
 ) -> None:
     workers = start_saving(2, configuration)
-    train_together(workers, generation=1)
-    workers[0].wait_for_step(2 * EVERY + 2)
-    workers[0].ask("Reform")
-    before = results(workers)
+    workers[0].ask("Reform", after_step=2 * EVERY + 2)
+    before = train(workers)
     after = train(workers[1:], generation=2)
 
     assert [result.outcome for result in before] == ["Stopped"] * 2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
     from tests.trainer.workers import Result
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 AGREEMENT = 1e-4
 """How far losses may lie apart, nats."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.trainer.workers import Result
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 STEPS = 5
 AGREEMENT = 1e-5

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 SIZES = (1, 7, 300_001)
 """Fewer elements than ranks, a number that does not divide, and several chunks."""
@@ -204,7 +204,9 @@ def _sum_until_one_dies(pipe: Connection, rank: int, port: int | None, method: s
             assert members is not None
             exchange = open_exchange(members)
             assert exchange is not None
+            pipe.send("opened")
             if rank == 1:
+                assert pipe.recv() == "go"
                 setattr(exchange, method, _die)
             with communication("summing"):
                 exchange.all_reduce(drawn(rank))
@@ -225,8 +227,12 @@ def test_a_peer_that_is_killed_in_a_sum_is_a_loss_to_all_others(
     first = start_rank(0, None, method)
     assert first.poll(60)
     port = first.recv()
-    others = [start_rank(rank, port, method) for rank in (1, 2)]
-    survivors = [first, others[1]]
+    victim, third = (start_rank(rank, port, method) for rank in (1, 2))
+    survivors = [first, third]
+    for pipe in (victim, *survivors):
+        assert pipe.poll(60)
+        assert pipe.recv() == "opened"
+    victim.send("go")
 
     for pipe in survivors:
         assert pipe.poll(60), "it waits for the dead"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., list[Worker]]
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 AGREEMENT = 1e-5
 """How far losses may lie apart, nats; float32, 3e-4, 20 steps."""
@@ -127,9 +127,8 @@ def test_the_validation_loss_before_and_after_growth_is_told(
     text: Path, start_workers: Start
 ) -> None:
     workers = start_workers(2, make_run(text, training__total_steps=1000))
+    workers[1].ask("Grow", after_step=GROWN_AT)
     train_together(workers)
-    workers[0].wait_for_step(GROWN_AT)
-    workers[1].ask("Grow")
     [before, _] = results(workers)
     grown = _large(text, training__total_steps=before.progress[-1].step + 2)
     for worker in workers:
@@ -210,13 +209,11 @@ def test_the_rate_rises_on_in_the_groups_after_that_which_grew_and_from_its_chec
         train_together([worker], generation=2)
 
     [worker] = start_workers(1, small, **directory)
+    worker.ask("Reform", after_step=GROWN_AT + 4)
     grow_in(worker, large)
-    worker.wait_for_step(GROWN_AT + 4)
-    worker.ask("Reform")
     [grown] = results([worker])
+    worker.ask("Stop", after_step=grown.progress[-1].step + 2)
     train_together([worker], generation=3)
-    worker.wait_for_step(grown.progress[-1].step + 2)
-    worker.ask("Stop")
     [reformed] = results([worker])
     last = reformed.progress[-1].step + 6
     again = start_workers(2, large, stop_at_step=last, **directory)
@@ -286,12 +283,11 @@ def _stacked(text: Path, **changes: Any) -> RunConfiguration:
 
 
 def _train_to(workers: list[Worker], step: int, *, request: str = "Stop", **group: Any) -> Result:
-    """Train to a step, or a little beyond it."""
+    """Train to the step after a step."""
+    workers[0].ask(request, after_step=step)
     train_together(workers, **group)
-    workers[0].wait_for_step(step)
-    workers[0].ask(request)
     [result, *_] = results(workers)
-    assert result.outcome == "Stopped"
+    assert (result.outcome, result.progress[-1].step) == ("Stopped", step + 1)
     return result
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,13 +63,17 @@ def write_run(path: Path, run: dict[str, Any]) -> Path:
     return path
 
 
-def start(file: Path, *options: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Start a run with its caches beside the file; `within` is a command that runs its own."""
+def start(
+    file: Path, *options: str, within: Sequence[str] = (), errors: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Start a run with its caches beside the file; `within` is a command that runs its own, and
+    `errors` is where Popen has its standard error go.
+    """
     train = [sys.executable, "-m", "modelscaling.cli.main", "train", "-f", str(file), *options]
     return subprocess.Popen(
         [*within, *train],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
         env={**os.environ, "XDG_CACHE_HOME": str(file.parent / "cache"), "OMP_NUM_THREADS": "1"},
     )
@@ -163,33 +168,62 @@ def test_a_run_goes_on_without_the_growth_that_raised_its_loss_also_where_it_is_
     file: Path, tmp_path: Path
 ) -> None:
     claim, run = yaml.safe_load_all(file.read_text())
-    run["spec"]["training"] |= {"tokens": 60 * 512, "learningRate": "3e-3"}
-    undisturbed = train(write_run(tmp_path / "undisturbed.yaml", run))
+    run["spec"]["training"] |= {"tokens": "1B", "learningRate": "3e-3"}
+    undisturbed = write_run(tmp_path / "undisturbed.yaml", run)
     schedule = [{"tokens": 40 * 512, "layers": 2}]
     run["spec"]["model"]["growth"] = {"mode": "Stack", "tolerance": "0", "schedule": schedule}
     file.write_text(yaml.safe_dump_all([claim, run]))
     options = ["--output", str(tmp_path / "output")]
-    first = train(file, *options, "--steps", "55", "--processes", "2")
-    second = train(file, *options)
+    first = train_beyond("was taken back", file, *options, "--processes", "2")
+    saved = len(first.objects)
+    more = ("--steps", str(saved + 5))
+    second, alone = train(file, *options, *more), train(undisturbed, *more)
 
-    assert first.code == second.code == 0, first.errors + second.errors
-    steps = [*first.objects[:-1], *second.objects[:-1]]
-    expected = undisturbed.objects[:-1]
-    assert [one["step"] for one in steps] == [*range(1, 61)]
+    assert (first.code, second.code, alone.code) == (130, 0, 0), first.errors + second.errors
+    steps = [*first.objects, *second.objects[:-1]]
+    expected = alone.objects[:-1]
+    assert [one["step"] for one in steps] == [*range(1, saved + 6)]
     assert [one["sample_digest"] for one in steps] == [one["sample_digest"] for one in expected]
     losses = [one["loss"] for one in expected]
     assert [one["loss"] for one in steps] == pytest.approx(losses, abs=1e-2)
     assert first.errors.count("growing to ") == 2
     assert second.errors.count("growing to ") == 1, "it is not tried again"
-    for ended in (first, second):
-        assert "was taken back: growth took the validation loss from " in ended.errors
-        last = ended.objects[-1]
-        assert last["parameters"] == undisturbed.objects[-1]["parameters"]
-        rejected = last["rejected_growth"]
-        assert rejected["parameters"] > last["parameters"]
-        assert rejected["loss_after"] > rejected["loss_before"]
-        assert rejected["allowed_rise"] == 0.0
-    assert first.objects[-1]["rejected_growth"] == second.objects[-1]["rejected_growth"]
+    [(tried, why, _)] = {taken_back(ended) for ended in (first, second)}
+    assert tried.endswith(" parameters")
+    assert why.startswith("growth took the validation loss from ")
+    last = second.objects[-1]
+    assert last["parameters"] == alone.objects[-1]["parameters"]
+    rejected = last["rejected_growth"]
+    assert rejected["parameters"] > last["parameters"]
+    assert rejected["loss_after"] > rejected["loss_before"]
+    assert rejected["allowed_rise"] == 0.0
+
+
+def train_beyond(said: str, file: Path, *options: str) -> Ended:
+    """Train until three steps after something was said, and then interrupt it."""
+    process = start(file, "--json", *options, errors=subprocess.STDOUT)
+    assert process.stdout is not None
+    steps: list[dict[str, Any]] = []
+    errors: list[str] = []
+    said_at: int | None = None
+    with process.stdout as lines:
+        for line in lines:
+            if not line.startswith('{"step": '):
+                errors.append(line)
+                said_at = len(steps) if said in line else said_at
+                continue
+            steps.append(json.loads(line))
+            if said_at is not None and len(steps) == said_at + 3:
+                process.send_signal(signal.SIGINT)
+    return Ended(process.wait(_TIMEOUT_S), steps, "".join(errors))
+
+
+def taken_back(ended: Ended) -> tuple[str, str, str]:
+    """What growth a run has said to be taken back, why, and what it goes on with."""
+    pattern = "growing to (.*) was taken back: (.*); going on with (.*), mesh "
+    [said] = re.findall(pattern, ended.errors)
+    tried, why, kept = said
+    return tried, why, kept
 
 
 def test_growth_that_was_declared_by_hand_and_raised_the_loss_ends_the_run(
@@ -236,7 +270,13 @@ def test_a_run_that_learns_by_heart_warns_and_stops_early_at_its_best_checkpoint
 
 def test_an_interrupt_saves_and_says_where(file: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    process = start(file, "--json", "--output", str(output), "--set", "spec.training.tokens=1B")
+    settings = {
+        "training.tokens": "1B",
+        "checkpoint.everySteps": "1000000",
+        "checkpoint.volume.emptyDir.medium": "Memory",
+    }
+    options = [f"--set=spec.{field}={value}" for field, value in settings.items()]
+    process = start(file, "--json", "--output", str(output), *options)
     assert process.stdout is not None
     step = json.loads(process.stdout.readline())["step"]
 
@@ -254,7 +294,8 @@ def test_an_interrupt_saves_and_says_where(file: Path, tmp_path: Path) -> None:
 def test_a_killed_process_is_replaced_and_the_run_ends_as_if_nothing_had_been(
     file: Path, victim: int
 ) -> None:
-    tokens = ("--set", f"spec.training.tokens={200 * 8 * 64}")
+    steps = 600  # more than the pipes take while nobody reads on
+    tokens = ("--set", f"spec.training.tokens={steps * 8 * 64}")
     process = start(file, "--json", "--processes", "2", *tokens)
     assert process.stdout is not None
     while json.loads(process.stdout.readline())["step"] < 20:
@@ -265,11 +306,11 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_nothing_had_been(
     code, objects, errors = end(process)
     assert code == 0, errors
     assert f"rank {victim} was killed by SIGKILL" in errors
-    *steps, last = objects
-    assert last["step"] == 200
+    *_, before_last, last = objects
+    assert last["step"] == before_last["step"] == steps
     undisturbed = train(file, "--processes", "2", *tokens).objects[-2]
-    assert steps[-1]["sample_digest"] == undisturbed["sample_digest"]
-    assert steps[-1]["loss"] == pytest.approx(undisturbed["loss"], abs=1e-4)
+    assert before_last["sample_digest"] == undisturbed["sample_digest"]
+    assert before_last["loss"] == pytest.approx(undisturbed["loss"], abs=1e-4)
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:

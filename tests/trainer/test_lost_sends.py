@@ -117,7 +117,7 @@ def test_work_that_ends_as_its_time_is_up_says_how_it_ended(
 
 
 @pytest.mark.process
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "kind", ["broadcast", "to a single peer", "broadcast that nobody waits for"]
 )

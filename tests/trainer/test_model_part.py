@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modelscaling.configuration import RunConfiguration
     from modelscaling_trainer.parallel.meshes import AxisGroups
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 SEED = 3
 CPU = torch.device("cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelscaling.configuration import RunConfiguration
+    from modelscaling.protocol import Resumption
 
     Start = Callable[..., list[Worker]]
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ CHANGES = [
 
 
 def _run(text: Path, **changes: Any) -> RunConfiguration:
-    return make_run(text, model__layers=4, training__total_steps=30, **changes)
+    return make_run(text, **{"model__layers": 4, "training__total_steps": 30} | changes)
 
 
 @pytest.mark.parametrize(("before", "after"), CHANGES)
@@ -61,14 +63,16 @@ def test_a_change_of_mesh_loses_no_step(
     [undisturbed] = results(alone)
 
     workers = start_workers(max(before.size, after.size), run)
+    workers[before.size - 1].ask("Reform", after_step=10)
+    began = time.time()
     train_together(workers[: before.size], mesh=before)
-    workers[0].wait_for_step(10)
-    workers[before.size - 1].ask("Reform")
     first = results(workers[: before.size])
+    between = time.time()
     # Newcomers come first, and those that were first leave, so that the state has to move to other
     # ranks too.
     train_together(workers[::-1], mesh=after, generation=2)
     second = results(workers[::-1])
+    ended = time.time()
 
     leavers = before.size - after.size
     assert [result.outcome for result in first] == ["Stopped"] * before.size
@@ -76,8 +80,12 @@ def test_a_change_of_mesh_loses_no_step(
         "Released"
     ] * leavers
     assert [result.progress for result in second[after.size :]] == [[]] * leavers
-    _check_ledger(first[0], second[0], before=before, after=after)
-    assert first[0].progress[-1].step + 1 == second[0].progress[0].step
+    resumption = _check_ledger(first[0], second[0])
+    assert resumption.stopped_time is not None
+    assert began < resumption.stopped_time <= between <= resumption.resumed_time < ended
+    downtime = resumption.resumed_time - resumption.stopped_time
+    _log.info("%s to %s stopped training for %.3f s", before, after, downtime)
+    assert (first[0].progress[-1].step, second[0].progress[0].step) == (11, 12)
     assert undisturbed.losses == pytest.approx(first[0].losses + second[0].losses, abs=AGREEMENT)
     assert undisturbed.digests == first[0].digests + second[0].digests
 
@@ -92,9 +100,8 @@ def test_who_dies_after_it_has_handed_over_takes_nothing_with_it(
 
     stayers = start_workers(2, run)
     workers = [*stayers, *start_workers(1, run, dies_when_it_has_left=True)]
+    stayers[0].ask("Reform", after_step=5)
     train_together(workers, mesh=Mesh(dataShard=3))
-    stayers[0].wait_for_step(5)
-    stayers[0].ask("Reform")
     first = results(workers)
     train_together(workers, mesh=Mesh(dataShard=2), generation=2)
     broken = results(stayers)
@@ -113,21 +120,18 @@ def test_who_dies_after_it_has_handed_over_takes_nothing_with_it(
     assert undisturbed.losses == pytest.approx(first[0].losses + second[0].losses, abs=AGREEMENT)
 
 
-def _check_ledger(first: Result, second: Result, *, before: Mesh, after: Mesh) -> None:
-    """Hold what a group says of the change that it began with against what happened."""
+def _check_ledger(first: Result, second: Result) -> Resumption:
+    """Hold what a group says of the change that it began with against what happened; return it."""
     [resumption] = {progress.resumption for progress in second.progress}
     assert resumption is not None
     step = first.progress[-1].step
     assert (resumption.source, resumption.step, resumption.furthest_step) == ("Memory", step, step)
     assert resumption.generation == 2
     assert (resumption.loss_before, resumption.loss_after) == (first.losses[-1], second.losses[0])
-    assert resumption.stopped_time is not None
-    downtime = resumption.resumed_time - resumption.stopped_time
-    _log.info("%s to %s stopped training for %.3f s", before, after, downtime)
-    assert 0 < downtime < second.seconds
     [beginning] = {progress.resumption for progress in first.progress}
     assert beginning is not None
     assert (beginning.source, beginning.step, beginning.generation) == ("Initial", 0, 1)
+    return resumption
 
 
 @pytest.mark.parametrize(
@@ -165,22 +169,24 @@ def test_a_checkpoint_of_dp4_goes_on_on_any_mesh(
 def test_shards_that_are_lost_with_their_snapshots_come_back_from_the_last_checkpoint(
     text: Path, tmp_path: Path, start_workers: Start
 ) -> None:
-    run = _run(text, checkpoint={"every_steps": 10, "keep": 2})
+    run = _run(text, training__total_steps=100_000, checkpoint={"every_steps": 1000, "keep": 2})
     directory = tmp_path / "run"
     workers = start_workers(4, run, checkpoint_directory=directory)
+    workers[0].ask("Checkpoint", after_step=9)
     train_together(workers, mesh=Mesh(dataShard=4))
     workers[0].wait_until(lambda progress: progress.step >= 13 and progress.checkpoint_step == 10)
     workers[1].kill()
     workers[2].kill()  # which keeps the copy of what rank 1 has
     survivors = [workers[0], workers[3]]
     lost = results(survivors)
+    survivors[1].ask("Stop", after_step=12)
     train_together(survivors, mesh=Mesh(dataShard=2), generation=2)
     after = results(survivors)
 
     assert [result.error for result in lost] == ["GroupLostError"] * 2
-    assert [result.outcome for result in after] == ["Complete"] * 2
-    assert after[0].progress[0].step == 11
-    assert after[0].digests[0] == lost[0].digests[10]
+    assert [result.outcome for result in after] == ["Stopped"] * 2
+    assert [progress.step for progress in after[0].progress] == [11, 12, 13]
+    assert after[0].digests == lost[0].digests[10:13]
     resumption = after[0].progress[0].resumption
     assert resumption is not None
     assert (resumption.source, resumption.step) == ("Checkpoint", 10)

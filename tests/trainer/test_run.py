@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., list[Worker]]
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 AGREEMENT = 1e-5
 """How far losses of the same run on other process counts may lie apart, nats; float32, 3e-4."""
@@ -91,16 +91,14 @@ def test_a_stopped_run_resumes_bit_for_bit(
     undisturbed = _train(start_workers(2, run))[0]
 
     workers = start_workers(2, run, checkpoint_directory=tmp_path / "run")
-    train_together(workers)
-    workers[0].wait_for_step(7)
-    workers[1].ask("Stop")
-    before = results(workers)
+    workers[1].ask("Stop", after_step=7)
+    before = _train(workers)
     after = _train(start_workers(2, run, checkpoint_directory=tmp_path / "run"))
 
     assert [result.outcome for result in before] == ["Stopped"] * 2
-    stopped_at = before[0].progress[-1].step
-    assert [stopped_at] * 2 == [result.progress[-1].checkpoint_step for result in before]
-    assert after[0].progress[0].step == stopped_at + 1
+    assert [result.progress[-1].step for result in before] == [8] * 2
+    assert [result.progress[-1].checkpoint_step for result in before] == [8] * 2
+    assert after[0].progress[0].step == 9
     assert undisturbed.losses == before[0].losses + after[0].losses
     assert undisturbed.digests == before[0].digests + after[0].digests
 
@@ -125,13 +123,12 @@ def test_a_group_re_forms_from_memory_without_a_checkpoint_directory(
 
     # The newcomer has made its model before there is a group, as it waits.
     workers = start_workers(2, run) + start_workers(1, run, mesh=Mesh(dataReplicate=3))
-    train_together(workers[:2])
-    workers[1].wait_for_step(10)
-    workers[0].ask("Reform")
-    before = results(workers[:2])
+    workers[0].ask("Reform", after_step=10)
+    before = _train(workers[:2])
     # The newcomer is rank 0: the state must come from the ranks that have it.
     after = _train([workers[2], *workers[:2]], generation=2)
 
+    assert [result.outcome for result in before] == ["Stopped"] * 2
     assert [result.outcome for result in after] == ["Complete"] * 3
     assert undisturbed.digests == before[0].digests + after[0].digests
     assert undisturbed.losses == pytest.approx(before[0].losses + after[0].losses, abs=AGREEMENT)
@@ -143,12 +140,10 @@ def test_survivors_of_a_killed_process_re_form_and_lose_nothing(
     run = make_run(text)
     [undisturbed] = _train(start_workers(1, run))
 
-    workers = start_workers(3, run)
-    train_together(workers)
-    workers[0].wait_for_step(10)
-    workers[2].kill()
-    lost = results(workers[:2])
-    after = _train(workers[:2], generation=2)
+    survivors = start_workers(2, run)
+    train_together(survivors + start_workers(1, run, dies_after_step=10))
+    lost = results(survivors)
+    after = _train(survivors, generation=2)
 
     assert [result.error for result in lost] == ["GroupLostError"] * 2
     assert [result.outcome for result in after] == ["Complete"] * 2
@@ -159,12 +154,10 @@ def test_survivors_of_a_killed_process_re_form_and_lose_nothing(
 
 
 def test_the_process_that_hosts_the_store_may_die_too(text: Path, start_workers: Start) -> None:
-    workers = start_workers(3, make_run(text))
-    train_together(workers)
-    workers[1].wait_for_step(5)
-    workers[0].kill()
-    lost = results(workers[1:])
-    after = _train(workers[1:], generation=2)
+    survivors = start_workers(2, make_run(text))
+    train_together(start_workers(1, make_run(text), dies_after_step=5) + survivors)
+    lost = results(survivors)
+    after = _train(survivors, generation=2)
 
     assert [result.error for result in lost] == ["GroupLostError"] * 2
     assert [result.outcome for result in after] == ["Complete"] * 2
@@ -175,15 +168,12 @@ def test_a_checkpoint_on_request_does_not_end_training(
 ) -> None:
     run = make_run(text, checkpoint={"every_steps": 1000, "keep": 3})
     [worker] = start_workers(1, run, checkpoint_directory=tmp_path / "run")
-    train_together([worker])
-    worker.wait_for_step(3)
-    worker.ask("Checkpoint")
-    result = worker.result()
+    worker.ask("Checkpoint", after_step=3)
+    [result] = _train([worker])
 
     assert result.outcome == "Complete"
     saved = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
-    assert len(saved) == 2
-    assert saved[-1] == "step-00000050"
+    assert saved == ["step-00000004", "step-00000050"]
 
 
 def test_only_the_newest_checkpoints_are_kept(
@@ -409,10 +399,8 @@ def test_ranks_with_other_settings_are_refused_by_field(text: Path, start_worker
 
 def test_ranks_with_other_data_are_refused(text: Path, start_workers: Start) -> None:
     first = start_workers(1, make_run(text))
-    train_together(first)
-    first[0].wait_for_step(1)
-    first[0].ask("Reform")
-    first[0].result()
+    first[0].ask("Reform", after_step=1)
+    _train(first)
     text.write_text(text.read_text().replace("scale", "scare"))
     both = _train(first + start_workers(1, make_run(text)), generation=2)
 

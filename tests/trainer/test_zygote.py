@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
-TIMEOUT_S = 30
+TIMEOUT_S = 90
 SCRIPTS = "tests.trainer.zygote_of_scripts"
 
 

@@ -13,10 +13,10 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,8 +60,6 @@ class Result:
     outcome: str | None = None
     error: str | None = None
     message: str = ""
-    seconds: float = 0.0
-    """From the call to its end."""
     progress: list[Progress] = field(default_factory=list)
 
     @property
@@ -93,6 +91,17 @@ class Worker:
         self.process.start()
         other.close()
         self._result = Result()
+        self._heard: Queue[tuple[str, Any]] = Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Take at once what it says: one whose words nobody takes stands still, and its peers wait
+        for it.
+        """
+        with suppress(EOFError, OSError):
+            while True:
+                self._heard.put(self._pipe.recv())
+        self._heard.put(("end of its process", None))
 
     def train(
         self,
@@ -113,8 +122,11 @@ class Worker:
         self._pipe.send(("train", {"mesh": asdict(mesh), **place, **number}))
         return self._until("port") if port is None else port
 
-    def ask(self, request: str) -> None:
-        self._pipe.send(("ask", request))
+    def ask(self, request: str, *, after_step: int | None = None) -> None:
+        """Ask for something at once. With a step, which is said before it trains: it asks itself as
+        soon as it has told that step, so that its group agrees in the next, however slow the test.
+        """
+        self._pipe.send(("ask", (request, after_step)))
 
     def reconfigure(self, configuration: RunConfiguration) -> None:
         """Have it train another configuration from its next group on."""
@@ -139,8 +151,11 @@ class Worker:
     def _until(self, kind: str) -> Any:
         """Take messages until one of a kind; that is an error where training ends before it."""
         deadline = time.monotonic() + DEADLINE_S
-        while self._pipe.poll(max(deadline - time.monotonic(), 0)):
-            got, content = self._pipe.recv()
+        while True:
+            try:
+                got, content = self._heard.get(timeout=max(deadline - time.monotonic(), 0))
+            except Empty:
+                raise AssertionError(f"no {kind} within {DEADLINE_S} s") from None
             if got == "progress":
                 self._result.progress.append(Progress.model_validate_json(content))
             if got == "result":
@@ -149,8 +164,7 @@ class Worker:
                 content = self._result
             if got == kind:
                 return content
-            assert got != "result", f"ended while a {kind} was awaited: {content}"
-        raise AssertionError(f"no {kind} within {DEADLINE_S} s")
+            assert got in {"port", "progress"}, f"{got} while a {kind} was awaited: {content}"
 
 
 def start(count: int, configuration: RunConfiguration, **options: Any) -> list[Worker]:
@@ -184,15 +198,36 @@ def train_together(
 
 
 def results(workers: list[Worker]) -> list[Result]:
-    """Read all at once: one whose words nobody takes stands still, and its peers wait for it."""
-    with ThreadPoolExecutor(len(workers)) as readers:
-        return list(readers.map(Worker.result, workers))
+    return [worker.result() for worker in workers]
+
+
+@dataclass(kw_only=True)
+class _Deeds:
+    """What a worker does of itself as soon as it has told a step."""
+
+    requests: Requests = field(default_factory=Requests)
+    later: list[tuple[int, Request]] = field(default_factory=list)
+    """What it asks for, and after which step."""
+    dies_after_step: int | None
+
+    def ask(self, request: Request, after_step: int | None) -> None:
+        if after_step is None:
+            self.requests.ask(request)
+        else:
+            self.later.append((after_step, request))
+
+    def after(self, step: int) -> None:
+        if step == self.dies_after_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for due in [asked for asked in self.later if asked[0] <= step]:
+            self.later.remove(due)
+            self.requests.ask(due[1])
 
 
 def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     orders: Queue[dict[str, Any] | str] = Queue()
-    requests = Requests()
+    deeds = _Deeds(dies_after_step=options.pop("dies_after_step", None))
 
     def listen() -> None:
         while True:
@@ -201,7 +236,8 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
             except EOFError:
                 os._exit(0)
             if kind == "ask":
-                requests.ask(Request(content))
+                request, after_step = content
+                deeds.ask(Request(request), after_step)
             else:
                 orders.put(content)
 
@@ -223,7 +259,7 @@ def _main(pipe: Connection, configuration: str, options: dict[str, Any]) -> None
         if isinstance(order, str):
             run.reconfigure(RunConfiguration.model_validate_json(order))
         else:
-            _train(run, pipe, requests, order)
+            _train(run, pipe, deeds, order)
 
 
 def _die_in_the_second_takeover() -> None:
@@ -245,22 +281,25 @@ def _emulated(precision: Precision, _: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
 
 
-def _train(run: Run, pipe: Connection, requests: Requests, assignment: dict[str, Any]) -> None:
-    started = time.monotonic()
+def _train(run: Run, pipe: Connection, deeds: _Deeds, assignment: dict[str, Any]) -> None:
     result: dict[str, Any] = {"error": None, "outcome": None, "message": ""}
     mesh = Mesh(**assignment.pop("mesh"))
     group = Group(mesh=mesh, store_host="127.0.0.1", **assignment)
+
+    def tell(progress: Progress) -> None:
+        pipe.send(("progress", progress.model_dump_json()))
+        deeds.after(progress.step)
+
     try:
         outcome = run.train(
             group,
-            requests=requests,
+            requests=deeds.requests,
             on_store_port=lambda port: pipe.send(("port", port)),
-            on_progress=lambda progress: pipe.send(("progress", progress.model_dump_json())),
+            on_progress=tell,
             on_phase=lambda _: None,
         )
         result["outcome"] = outcome.value
     except Exception as error:
         logging.getLogger(__name__).exception("training failed")
         result["error"], result["message"] = type(error).__name__, str(error)
-    result["seconds"] = time.monotonic() - started
     pipe.send(("result", result))
