@@ -259,7 +259,7 @@ class LocalKube(Kube):
         if body["metadata"]["name"] in self._cluster.pods:
             raise ConflictError(body["metadata"]["name"])
         await self._cluster.create(body)
-        return body
+        return self._cluster.pods[body["metadata"]["name"]].body
 
     async def apply(self, resource: Resource, body: Json, *, subresource: str = "") -> Json:
         metadata = body["metadata"]
