@@ -61,8 +61,8 @@ class RunObjects:
         self._run = run
         self._clock = clock
         self._key = b""
-        self._written: dict[str, tuple[Json, float]] = {}
-        """By name, what was last written of what pods rely on, and until when that is there."""
+        self._written: dict[Resource, tuple[Json, float]] = {}
+        """By kind, what was last written of what pods rely on, and until when that is there."""
         self._created: dict[str, tuple[Pod, float]] = {}
         """By UID, the pods that the watch has not told of yet, and until when it is awaited to."""
 
@@ -172,13 +172,12 @@ class RunObjects:
         ]
 
     async def _ensure(self, resource: Resource, body: Json) -> None:
-        name = body["metadata"]["name"]
-        written, there_until = self._written.get(f"{resource.plural}/{name}", (None, 0.0))
+        written, there_until = self._written.get(resource, (None, 0.0))
         if written == body and self._clock() < there_until:
             return
-        await self._own(resource, name)
+        await self._own(resource, body["metadata"]["name"])
         await self._kube.apply(resource, body)
-        self._written[f"{resource.plural}/{name}"] = (body, self._clock() + _STAYS_S)
+        self._written[resource] = (body, self._clock() + _STAYS_S)
 
     async def _ensure_secret(self) -> None:
         """Create the key once; a Secret that was deleted comes back with the same key."""

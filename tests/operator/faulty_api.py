@@ -48,20 +48,15 @@ def is_watch(request: web.Request) -> bool:
 
 class DrawnFaults:
     """What happens to each request is drawn from a seed; so is when, for a second or two, all are
-    refused, watches as well. Only the Lease is taken without a fault: an operator that does not
-    hear that it has one waits until that runs out.
+    refused, watches as well.
     """
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
         self._burst_begins = self._burst_ends = time.monotonic()
         self.refused_in_bursts = 0
-        self._is_lease_taken = False
 
     def __call__(self, request: web.Request, _body: bytes) -> str | None:
-        if not self._is_lease_taken and "/leases" in request.path:
-            self._is_lease_taken = request.method == "PUT"
-            return None
         if self._is_burst():
             self.refused_in_bursts += 1
             return self._random.choice(_FAILURES)

@@ -21,7 +21,7 @@ from tests.e2e.steady import (
     wait_for_pods,
 )
 from tests.live_run import LiveRun
-from tests.operator.conftest import OperatorProcess
+from tests.operator.conftest import LEASE_DURATION_S, OperatorProcess
 from tests.operator.fatal_write import FatalWrite
 from tests.operator.faulty_api import FAULTS, DrawnFaults, FinalizerConflicts, faulty_api
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
-_LASTING_LEASE_S = 300.0
-"""No lease runs out by chance within a test, however many of its renewals fail in a row."""
-
 
 @contextmanager
 def serving(
@@ -45,7 +42,7 @@ def serving(
     tmp_path: Path,
     choose: Choose,
     *,
-    lease_duration_s: float = _LASTING_LEASE_S,
+    lease_duration_s: float = LEASE_DURATION_S,
 ) -> Iterator[tuple[FaultyApi, OperatorProcess]]:
     """An operator of the namespace behind a faulty API server."""
     with faulty_api(cluster.kubeconfig, tmp_path, choose) as (api, kubeconfig):

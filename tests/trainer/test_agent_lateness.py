@@ -114,6 +114,14 @@ def test_a_stopped_process_does_not_wait_for_anybody_and_is_given_up_like_a_hung
     assert "was not heard of for 60 s" in hung.message
 
 
+def test_a_stopped_process_is_called_so_also_where_its_step_was_overdue_first() -> None:
+    life = Life().train([0.5] * 3).live(1)
+
+    assert life.after(58).judge().hung == ()
+    (hung,) = life.after(1).judge().hung
+    assert "was not heard of for 59 s" in hung.message
+
+
 def test_a_worker_that_goes_on_after_being_stopped_is_late_no_more() -> None:
     life = Life().train([0.5] * 3).after(30)
     assert life.judge().late

@@ -209,8 +209,9 @@ def _says_that_it_waits(pace: Pace, now: float) -> bool:
 def _why_hung(pace: Pace, now: float) -> str | None:
     limits, who = _limits(pace), f"rank {pace.rank}"
     silent_s, stuck_s = now - pace.alive_at, now - pace.advanced_at
+    unheard = f"{who} was not heard of for {silent_s:.0f} s; its process may be stopped"
     if silent_s >= limits.silent:
-        return f"{who} was not heard of for {silent_s:.0f} s; its process may be stopped"
+        return unheard
     told_at = pace.told_to_leave_at
     if told_at is not None:
         # One that was stopped before it heard says nothing, and may yet leave.
@@ -218,6 +219,8 @@ def _why_hung(pace: Pace, now: float) -> str | None:
         if now - told_at >= (_STUCK_AFTER_S if is_stuck else limits.obstinate):
             return f"{who} did not leave its group within {now - told_at:.0f} s of being told to"
     if stuck_s >= limits.hung and not pace.is_waiting:
+        if silent_s >= _IS_WAITING_FOR_S:
+            return unheard  # whatever it did last
         return (
             f"{who} has not come beyond step {pace.step} ({pace.phase}) for {stuck_s:.0f} s, and "
             f"does not wait for its peers"
